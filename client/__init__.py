@@ -1,0 +1,38 @@
+"""Ask a server: one question or a million."""
+
+from electra_qa.spans import Answer
+
+from .aio import AsyncClient
+from .client import Client
+from .errors import (
+    DeadlineExceededError,
+    ElectraQAError,
+    InternalError,
+    InvalidArgumentError,
+    PrivateServerError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from .messages import Options, Outcome, Question, Result
+from .pipeline import QuestionAnsweringPipeline, pipeline
+from .private import PrivateServer
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "DeadlineExceededError",
+    "ElectraQAError",
+    "InternalError",
+    "InvalidArgumentError",
+    "Options",
+    "Outcome",
+    "PrivateServer",
+    "PrivateServerError",
+    "Question",
+    "QuestionAnsweringPipeline",
+    "ResourceExhaustedError",
+    "Result",
+    "UnavailableError",
+    "pipeline",
+]

@@ -1,0 +1,32 @@
+"""What both clients set on their channel."""
+
+from __future__ import annotations
+
+import json
+
+# How long a call may take where the caller does not say, in seconds.
+DEFAULT_TIMEOUT_S = 60.0
+
+# A server that restarts is tried again by gRPC itself, within the call's deadline. Only calls that
+# no server has begun to answer are repeated.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "electra_qa.v1.QuestionAnswering"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+# The server says how large a message may be; the client has no limit of its own.
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+]

@@ -1,0 +1,269 @@
+"""`electra-qa ask`, `eval`, `score` and `info`."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from electra_qa.bundle import BundleError, default_bundle_path, load_bundle
+from electra_qa.engines import EngineError, load_engine
+from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
+
+from .errors import ElectraQAError
+from .evaluate import evaluate as run_evaluation
+from .messages import Options, Result
+from .private import connect
+
+PACKAGES = ("electra-qa", "grpcio", "protobuf", "tokenizers", "numpy", "openvino")
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--address and --bundle: which server to ask, or on what to start one."""
+    command = click.option(
+        "--bundle",
+        type=click.Path(path_type=Path),
+        help="Start a private server on this bundle.  [default: the one in the package]",
+    )(command)
+    return click.option("--address", help="Ask the server at HOST:PORT or unix:/PATH instead.")(
+        command
+    )
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """What went wrong, as one line and exit code 1."""
+    try:
+        yield
+    except (ElectraQAError, BundleError, EngineError, SquadError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def check_one(address: str | None, bundle: Path | None) -> None:
+    if address is not None and bundle is not None:
+        raise click.UsageError("--address and --bundle: set one, not both")
+
+
+@click.command()
+@click.argument("question")
+@click.option("--context", help="The text to look in.")
+@click.option(
+    "--context-file", type=click.File(encoding="utf-8"), help="A file with it; - for stdin."
+)
+@click.option("--top-k", type=int, default=1, show_default=True, help="How many answers to show.")
+@click.option("--max-answer-length", type=int, help="In tokens.")
+@click.option("--null-score-diff-threshold", type=float, help="No answer where it is over this.")
+@click.option("--json", "as_json", is_flag=True, help="The whole response, for machines.")
+@server_options
+def ask(
+    question: str,
+    context: str | None,
+    context_file: Any,
+    top_k: int,
+    max_answer_length: int | None,
+    null_score_diff_threshold: float | None,
+    as_json: bool,
+    address: str | None,
+    bundle: Path | None,
+) -> None:
+    """Ask one QUESTION about a text."""
+    check_one(address, bundle)
+    if (context is None) == (context_file is None):
+        raise click.UsageError("set one of --context and --context-file")
+    text = context if context is not None else context_file.read()
+    options: Options = {"top_k": top_k}
+    if max_answer_length is not None:
+        options["max_answer_length"] = max_answer_length
+    if null_score_diff_threshold is not None:
+        options["null_score_diff_threshold"] = null_score_diff_threshold
+    with reported(), connect(address, bundle) as client:
+        result = client.answer(question, text, **options)
+    if as_json:
+        click.echo(json.dumps({"text": result.text} | asdict(result), ensure_ascii=False))
+    else:
+        _show(Console(), text, result)
+
+
+def _show(console: Console, context: str, result: Result) -> None:
+    console.print(
+        Text(result.text, "bold green")
+        if result.text
+        else Text("The text does not answer the question.", "bold yellow")
+    )
+    for answer in result.answers:
+        before = context[max(0, answer.start - 60) : answer.start]
+        after = context[answer.end : answer.end + 60]
+        line = Text(f"{answer.score:6.3f}  ", "cyan")
+        line.append(("…" if answer.start > 60 else "") + before)
+        line.append(answer.text, "bold reverse")
+        line.append(after + ("…" if answer.end + 60 < len(context) else ""))
+        console.print(line)
+    console.print(
+        Text(
+            f"null_score_diff {result.null_score_diff:.3f}, {result.windows} windows, "
+            f"{result.queue_ms:.1f} ms in the queue, {result.engine_ms:.1f} ms in the engine",
+            "dim",
+        )
+    )
+
+
+@click.command("eval")
+@click.option("--data", type=EXISTING_FILE, required=True, help="A SQuAD 1.1 or 2.0 file.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N questions.")
+@click.option("--predictions", type=NEW_FILE, help="Write {id: text} here.")
+@click.option("--null-odds", type=NEW_FILE, help="Write {id: null_score_diff} here.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
+@server_options
+def evaluate(
+    data: Path,
+    limit: int | None,
+    predictions: Path | None,
+    null_odds: Path | None,
+    as_json: bool,
+    address: str | None,
+    bundle: Path | None,
+) -> None:
+    """Measure EM and F1 on a SQuAD file, every question sent through gRPC."""
+    check_one(address, bundle)
+    with reported(), connect(address, bundle) as client, _progress() as progress:
+        questions = read_squad(data)[:limit]
+        task = progress.add_task(data.name, total=len(questions))
+        evaluation = run_evaluation(client, questions, lambda: progress.advance(task))
+        info = client.info().bundle
+    for path, content in (
+        (predictions, evaluation.predictions),
+        (null_odds, evaluation.null_odds),
+    ):
+        if path is not None:
+            path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    rate = len(questions) / evaluation.seconds
+    if as_json:
+        summary = {
+            "metrics": evaluation.metrics,
+            "questions": len(questions),
+            "windows": evaluation.windows,
+            "seconds": evaluation.seconds,
+            "questions_per_second": rate,
+            "bundle": {
+                "source": info.source,
+                "precision": info.precision,
+                "sha256": info.sha256,
+            },
+        }
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        click.echo(json.dumps(evaluation.metrics, indent=2))
+        click.echo(
+            f"{len(questions)} questions ({evaluation.windows} windows) in "
+            f"{evaluation.seconds:.1f} s: {rate:.1f} questions a second",
+            err=True,
+        )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+@click.command()
+@click.option("--data", type=EXISTING_FILE, required=True, help="A SQuAD 1.1 or 2.0 file.")
+@click.option("--predictions", type=EXISTING_FILE, required=True, help="{id: text}.")
+@click.option("--na-prob-file", type=EXISTING_FILE, help="{id: no-answer score}.")
+@click.option(
+    "--na-prob-thresh",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Over this no-answer score a prediction counts as no answer.",
+)
+@click.option("--json", "as_json", is_flag=True, help="On one line, for machines.")
+def score(
+    data: Path, predictions: Path, na_prob_file: Path | None, na_prob_thresh: float, as_json: bool
+) -> None:
+    """The official script's metrics of a predictions file."""
+    with reported():
+        metrics = squad_metrics(
+            read_squad(data),
+            read_by_id(predictions, str),
+            na_probs=read_by_id(na_prob_file, float) if na_prob_file else None,
+            na_prob_thresh=na_prob_thresh,
+        )
+    click.echo(json.dumps(metrics, indent=None if as_json else 2))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@server_options
+def info(as_json: bool, address: str | None, bundle: Path | None) -> None:
+    """Show the bundle in force, the device and the versions; of a server, also its limits."""
+    check_one(address, bundle)
+    with reported():
+        facts = _remote(address) if address is not None else _local(bundle or default_bundle_path())
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        for group, values in facts.items():
+            if isinstance(values, dict):
+                click.echo(f"{group}:")
+                for name, value in values.items():
+                    click.echo(f"  {name}: {value}")
+            else:
+                click.echo(f"{group}: {values}")
+
+
+def _remote(address: str) -> dict[str, Any]:
+    with connect(address, None) as client:
+        return MessageToDict(client.info(), preserving_proto_field_name=True)
+
+
+def _local(path: Path) -> dict[str, Any]:
+    bundle = load_bundle(path)
+    try:
+        device = load_engine(bundle).device
+    except EngineError as error:
+        device = f"none: {error}"
+    return {
+        "bundle": {
+            "path": str(bundle.path),
+            "precision": bundle.manifest.precision,
+            "source": bundle.manifest.source,
+            "sha256": bundle.sha256,
+            "metrics": bundle.manifest.metrics,
+        },
+        "device": device,
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

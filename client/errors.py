@@ -1,0 +1,68 @@
+"""Every way a call can fail, in one hierarchy, named after the gRPC statuses."""
+
+from __future__ import annotations
+
+import grpc
+
+
+class ElectraQAError(Exception):
+    """The base of all of them, and any status that has no class of its own.
+
+    code: the gRPC status, None where no call was made.
+    """
+
+    code: grpc.StatusCode | None
+
+    def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidArgumentError(ElectraQAError, ValueError):
+    """The question can't be answered as it was asked; the message names the field and the limit."""
+
+
+class DeadlineExceededError(ElectraQAError, TimeoutError):
+    """The answer did not come within the timeout."""
+
+
+class ResourceExhaustedError(ElectraQAError):
+    """The server's queue is full: try again later. Or the message is over its size limit."""
+
+
+class UnavailableError(ElectraQAError, ConnectionError):
+    """No server is there, or it is shutting down."""
+
+
+class InternalError(ElectraQAError):
+    """The server failed on the question; its log has the reason."""
+
+
+class PrivateServerError(ElectraQAError):
+    """The server that the client starts for itself did not come up."""
+
+
+_CLASSES: dict[grpc.StatusCode, type[ElectraQAError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.INTERNAL: InternalError,
+}
+_BY_NUMBER = {status.value[0]: status for status in grpc.StatusCode}
+
+
+def from_status(code: grpc.StatusCode, message: str) -> ElectraQAError:
+    return _CLASSES.get(code, ElectraQAError)(message, code)
+
+
+def from_number(code: int, message: str) -> ElectraQAError:
+    """For a `Failure` message, which has the status code as a number."""
+    return from_status(_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN), message)
+
+
+def from_rpc(error: grpc.RpcError) -> ElectraQAError:
+    """For what a call raised: it is a `grpc.Call` as well, which has the status."""
+    code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
+    details = error.details() if hasattr(error, "details") else None
+    return from_status(code, details or code.name)

@@ -1,0 +1,51 @@
+"""A SQuAD file through a server, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from electra_qa.squad import SquadQuestion, squad_metrics
+
+from .client import Client
+from .errors import ElectraQAError
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """metrics: of the official script, with null_score_diff as the no-answer score.
+
+    predictions: {question id: text}, "" for no answer, as the official script reads them.
+    null_odds: {question id: null_score_diff}, as `run_squad.py` writes them.
+    seconds: from the first question sent to the last answer received.
+    """
+
+    metrics: dict[str, float]
+    predictions: dict[str, str]
+    null_odds: dict[str, float]
+    windows: int
+    seconds: float
+
+
+def evaluate(
+    client: Client, questions: Sequence[SquadQuestion], on_answer: Callable[[], None]
+) -> Evaluation:
+    """Ask every question, with the server's defaults. Raises the ElectraQAError of the first that
+    fails: a score over fewer questions would be another score."""
+    predictions: dict[str, str] = {}
+    null_odds: dict[str, float] = {}
+    windows = 0
+    started = time.perf_counter()
+    outcomes = client.answer_many((q.question, q.context) for q in questions)
+    for question, outcome in zip(questions, outcomes, strict=True):
+        if isinstance(outcome, ElectraQAError):
+            raise type(outcome)(f"question {question.id}: {outcome}", outcome.code)
+        predictions[question.id] = outcome.text
+        null_odds[question.id] = outcome.null_score_diff
+        windows += outcome.windows
+        on_answer()
+    seconds = time.perf_counter() - started
+    # Predictions have had their threshold: none is left for squad_metrics to apply.
+    metrics = squad_metrics(questions, predictions, na_probs=null_odds, na_prob_thresh=float("inf"))
+    return Evaluation(metrics, predictions, null_odds, windows, seconds)

@@ -1,0 +1,159 @@
+"""What a caller gives and gets, and how it goes over the wire."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypedDict
+
+from electra_qa.rpc import electra_qa_pb2 as pb
+from electra_qa.spans import Answer
+
+from .errors import ElectraQAError, InvalidArgumentError, from_number
+
+
+class Question(NamedTuple):
+    """A question about a context. Plain pairs of texts do as well."""
+
+    question: str
+    context: str
+
+
+class Options(TypedDict, total=False):
+    """What a caller may choose; what is left out has the bundle's default.
+
+    top_k: how many answers to return, at most.
+    max_answer_length: in tokens.
+    null_score_diff_threshold: there is no answer where null_score_diff is over this.
+    max_seq_length, max_query_length, doc_stride: of the windows, in tokens, as in `run_squad.py`.
+    window_overlap: instead of doc_stride: how many tokens two windows share.
+    rules: whose rules make answers out of spans, see `electra_qa.spans.Rules`.
+    align_to_words: widen an answer that starts or ends inside a word.
+    """
+
+    top_k: int
+    max_answer_length: int
+    null_score_diff_threshold: float
+    max_seq_length: int
+    max_query_length: int
+    doc_stride: int
+    window_overlap: int
+    rules: Literal["run_squad", "pipeline"]
+    align_to_words: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a question.
+
+    answers: the best spans, best first, also where is_impossible says that none is the answer.
+    null_score, null_score_diff, null_probability: see `electra_qa.spans.Prediction`.
+    windows: how many windows the context was cut into.
+    queue_ms, engine_ms: what the question spent in the server's queue and in its engine.
+    """
+
+    answers: tuple[Answer, ...]
+    is_impossible: bool
+    null_score: float
+    null_score_diff: float
+    null_probability: float
+    windows: int
+    queue_ms: float
+    engine_ms: float
+
+    @property
+    def text(self) -> str:
+        """The answer, as SQuAD 2.0 wants it: "" where there is none."""
+        return "" if self.is_impossible else self.answers[0].text
+
+
+Outcome = Result | ElectraQAError
+
+
+def options_message(options: Options) -> pb.Options:
+    """Raises InvalidArgumentError for a name that is no option, or a value of the wrong type."""
+    message = pb.Options()
+    for name, value in options.items():
+        try:
+            if name == "rules":
+                message.rules = pb.Rules.Value(f"RULES_{str(value).upper()}")
+            else:
+                setattr(message, name, value)
+        except AttributeError as error:
+            raise InvalidArgumentError(f"there is no option {name}") from error
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"options.{name}: {error}") from error
+    return message
+
+
+def request_message(question: str, context: str, options: Options) -> pb.AnswerRequest:
+    return pb.AnswerRequest(
+        question=_text("question", question),
+        context=_text("context", context),
+        options=options_message(options),
+    )
+
+
+def batch_message(questions: Iterable[tuple[str, str]], options: Options) -> pb.AnswerBatchRequest:
+    """A context that several questions share goes over the wire once."""
+    message = pb.AnswerBatchRequest(options=options_message(options))
+    places: dict[str, int] = {}
+    for question, context in questions:
+        if context not in places:
+            places[context] = len(places)
+            message.contexts.append(_text("context", context))
+        message.questions.append(
+            pb.BatchQuestion(question=_text("question", question), context_index=places[context])
+        )
+    return message
+
+
+def stream_messages(
+    questions: Iterable[tuple[str, tuple[str, str]]], options: Options
+) -> Iterator[pb.AnswerStreamRequest]:
+    for id_, (question, context) in questions:
+        yield pb.AnswerStreamRequest(
+            id=_text("id", id_), request=request_message(question, context, options)
+        )
+
+
+def result(response: pb.AnswerResponse) -> Result:
+    return Result(
+        answers=tuple(
+            Answer(a.text, a.start, a.end, a.score, a.start_logit, a.end_logit)
+            for a in response.answers
+        ),
+        is_impossible=response.is_impossible,
+        null_score=response.null_score,
+        null_score_diff=response.null_score_diff,
+        null_probability=response.null_probability,
+        windows=response.windows,
+        queue_ms=response.timing.queue_ms,
+        engine_ms=response.timing.engine_ms,
+    )
+
+
+def outcome(message: pb.Result) -> Outcome:
+    if message.HasField("failure"):
+        return from_number(message.failure.code, message.failure.message)
+    return result(message.response)
+
+
+def batches(questions: Iterable[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
+    iterator = iter(questions)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _text(field: str, text: str) -> str:
+    """Raises InvalidArgumentError for what protobuf would refuse, saying which field it is."""
+    if not isinstance(text, str):
+        raise InvalidArgumentError(f"{field} must be a str, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            f"{field} has a lone surrogate at character {error.start}, which is not text"
+        ) from error
+    return text

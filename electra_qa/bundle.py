@@ -1,0 +1,189 @@
+"""The bundle: a folder with a graph, a tokenizer and a manifest, and nothing that is executed.
+
+    manifest.json           what it is, and the sha256 of every other file
+    model.<precision>.onnx  the typed graph, see `build_engine/graph.py`
+    tokenizer.json          the checkpoint's tokenizer
+
+Beside them there may be what was compiled from the graph for a machine; that is a cache, which
+nothing is read from that the manifest does not vouch for but the engine's own library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .windows import WindowSettings
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+
+
+class BundleError(Exception):
+    """A bundle is missing, damaged or not of this version; the message says which and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle is. Everything that serving it needs to know, and where it comes from.
+
+    source, source_sha256: the checkpoint's name and the sha256 of its weights.
+    architecture: the encoder's shape, with the names of Transformers' `config.json`.
+    precision: of the graph: "fp32".
+    opset: of ONNX's default domain.
+    max_seq_length, doc_stride, max_query_length, max_answer_length, null_score_diff_threshold:
+        defaults for a request, with `run_squad.py`'s names and meanings, in tokens.
+    n_best_size: how many spans of a window the graph decodes, at most.
+    max_seq_length_limit, max_answer_length_limit: what a request may ask for, at most, in tokens.
+    do_lower_case: whether the tokenizer drops case.
+    calibration: what the quantization was calibrated on; None where nothing was.
+    metrics: EM/F1 measured at build under the keys of the official script, in percent, with
+        "data" naming the file; None where nothing was measured.
+    files: {name: sha256} of every file but the manifest.
+    """
+
+    format: int
+    source: str
+    source_sha256: str
+    architecture: dict[str, Any]
+    precision: str
+    opset: int
+    max_seq_length: int
+    doc_stride: int
+    max_query_length: int
+    max_answer_length: int
+    null_score_diff_threshold: float
+    n_best_size: int
+    max_seq_length_limit: int
+    max_answer_length_limit: int
+    do_lower_case: bool
+    calibration: str | None
+    metrics: dict[str, Any] | None
+    files: dict[str, str]
+
+    @property
+    def window_settings(self) -> WindowSettings:
+        return WindowSettings(self.max_seq_length, self.doc_stride, self.max_query_length)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises BundleError, naming the field, where the text is no manifest of this format."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise BundleError(f"{MANIFEST} holds no JSON object")
+        if content.get("format") != FORMAT:
+            raise BundleError(
+                f"{MANIFEST} has format {content.get('format')!r}, this version reads {FORMAT}"
+            )
+        hints = typing.get_type_hints(cls)
+        for name, hint in hints.items():
+            if name not in content:
+                raise BundleError(f"{MANIFEST} lacks {name}")
+            if not _is_a(content[name], hint):
+                raise BundleError(f"{MANIFEST}: {name} has a value of the wrong type")
+        if unknown := content.keys() - hints.keys():
+            raise BundleError(f"{MANIFEST} has an unknown field: {sorted(unknown)[0]}")
+        return cls(**content)
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    plain = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    if isinstance(value, bool):
+        return bool in plain
+    return isinstance(value, plain) or (float in plain and isinstance(value, int))
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose sums were right when it was loaded.
+
+    sha256: of the manifest, which names the sum of every other file: it stands for the whole.
+    """
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+
+    @property
+    def graph_path(self) -> Path:
+        return self.path / graph_name(self.manifest.precision)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / TOKENIZER
+
+
+def graph_name(precision: str) -> str:
+    return f"model.{precision}.onnx"
+
+
+def default_bundle_path() -> Path:
+    """The bundle that the wheel carries."""
+    return Path(str(resources.files("electra_qa"))) / "default_bundle"
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Load a bundle and check every sum. Raises BundleError, naming the file, where one is off."""
+    manifest_path = path / MANIFEST
+    try:
+        raw = manifest_path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"no bundle at {path}: {MANIFEST}: {error.strerror}") from error
+    try:
+        manifest = Manifest.from_json(raw.decode("utf-8"))
+        for name, expected in manifest.files.items():
+            _check(path, name, expected)
+    except UnicodeDecodeError as error:
+        raise BundleError(f"bundle {path}: {MANIFEST} is not UTF-8") from error
+    except BundleError as error:
+        raise BundleError(f"bundle {path}: {error}") from error
+    for name in (graph_name(manifest.precision), TOKENIZER):
+        if name not in manifest.files:
+            raise BundleError(f"bundle {path}: {MANIFEST} names no {name}")
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def _check(folder: Path, name: str, expected: str) -> None:
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise BundleError(f"{MANIFEST} names {name!r}, which is not a file's name")
+    try:
+        actual = sha256_of(folder / name)
+    except OSError as error:
+        raise BundleError(f"{name}: {error.strerror}") from error
+    if actual != expected:
+        raise BundleError(
+            f"{name} is damaged: its sha256 is {actual[:12]}…, {MANIFEST} has {expected[:12]}…"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle; the sums of `files` replace those of `manifest`. The manifest comes last."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / MANIFEST).unlink(missing_ok=True)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    complete = dataclasses.replace(manifest, files=sums)
+    (path / MANIFEST).write_text(complete.to_json(), encoding="utf-8")
+    return load_bundle(path)

@@ -1,0 +1,67 @@
+"""The command line: one program, whose commands live in the folders that own them."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from . import __version__
+
+# Where each command is. A module is imported when its command is used or its help is asked for, so
+# that `electra-qa ask` imports neither the server nor the build.
+COMMANDS = {
+    "ask": "electra_qa.client.cli:ask",
+    "build": "electra_qa.build_engine.cli:build",
+    "eval": "electra_qa.client.cli:evaluate",
+    "info": "electra_qa.client.cli:info",
+    "score": "electra_qa.client.cli:score",
+    "serve": "electra_qa.server.cli:serve",
+}
+# What the list of commands says, without importing them.
+SUMMARIES = {
+    "ask": "Ask one question about a text.",
+    "build": "Make a bundle from a checkpoint.",
+    "eval": "Measure EM and F1 on a SQuAD file, through a server.",
+    "info": "Show the bundle in force, the device and the versions.",
+    "score": "Score a predictions file, offline.",
+    "serve": "Serve a bundle over gRPC.",
+}
+# What a command needs beyond the bare package.
+EXTRAS = {"build": "build"}
+
+
+class LazyGroup(click.Group):
+    """Loads a command by name on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, name = target.partition(":")
+        try:
+            command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get(cmd_name)
+            if extra is None:
+                raise
+            raise click.ClickException(
+                f"{cmd_name} needs {error.name}: pip install 'electra-qa[{extra}]'"
+            ) from error
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{target} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(__version__, prog_name="electra-qa")
+def main() -> None:
+    """Extractive question answering: an ELECTRA model finds the answer in a text, or that there is
+    none."""

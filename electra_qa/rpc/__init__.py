@@ -1,0 +1,1 @@
+"""Stubs that `make proto` generates from `proto/`."""

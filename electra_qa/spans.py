@@ -1,0 +1,291 @@
+"""Logits to answers.
+
+`decode` is the NumPy reference of what the exported graph does inside the engine: tests hold the
+graph against it. `merge` puts the windows of a question together and is what the server runs.
+
+The rules are those of `run_squad.py` with `version_2_with_negative`, with one difference: the
+search for the best spans is exact over all pairs of start and end, where the reference looks only
+at the 20 best starts and the 20 best ends. `Rules.PIPELINE` has those of the question-answering
+pipeline that Transformers had up to 5.2.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .tokenization import TokenizedContext
+from .windows import Window
+
+# The logit of a position that may not start or end an answer. Finite, because a strongly typed
+# engine need not propagate infinities; far below any real logit and exact in float32.
+MASKED = -1e30
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedWindows:
+    """What leaves an engine: the best spans of each window, best first, and its null score.
+
+    spans: int32 [windows, n, 2], the first and the last position (inclusive) of a span.
+    span_logits: float32 [windows, n, 2], their start and end logits. A window with fewer than n
+        spans is filled up with ones that have a logit of `MASKED`.
+    null_logits: float32 [windows, 2], start and end logit of [CLS].
+    log_partition: float32 [windows, 2], log Σ exp over the context's tokens and [CLS], of the
+        start and of the end logits: a span's start has the probability exp(logit − this).
+    """
+
+    spans: npt.NDArray[np.int32]
+    span_logits: npt.NDArray[np.float32]
+    null_logits: npt.NDArray[np.float32]
+    log_partition: npt.NDArray[np.float32]
+
+
+def decode(
+    start_logits: npt.NDArray[np.float32],
+    end_logits: npt.NDArray[np.float32],
+    bounds: npt.NDArray[np.int32],
+    n_best_size: int,
+) -> DecodedWindows:
+    """The n best spans of each window and its null score, by looking at every pair.
+
+    start_logits, end_logits: float32 [windows, length].
+    bounds: int32 [windows, 5], see `windows.BOUNDS`.
+
+    A span (s, e) is allowed where start_first ≤ s < start_end, context_start ≤ e < context_end
+    and s ≤ e < s + max_answer_length. Of spans with equal scores the one with the smaller start,
+    then the smaller end comes first.
+    """
+    windows, length = start_logits.shape
+    spans = np.zeros((windows, n_best_size, 2), dtype=np.int32)
+    span_logits = np.full((windows, n_best_size, 2), MASKED, dtype=np.float32)
+    log_partition = np.empty((windows, 2), dtype=np.float32)
+    position = np.arange(length)
+    for row in range(windows):
+        start, end = start_logits[row], end_logits[row]
+        context_start, context_end, start_first, start_end, max_answer_length = bounds[row]
+        in_context = (position >= context_start) & (position < context_end)
+        may_start = (position >= start_first) & (position < start_end)
+        distance = position[None, :] - position[:, None]
+        allowed = may_start[:, None] & in_context[None, :]
+        allowed &= (distance >= 0) & (distance < max_answer_length)
+        firsts, lasts = np.nonzero(allowed)
+        scores = start[firsts] + end[lasts]
+        best = np.argsort(-scores, kind="stable")[:n_best_size]
+        found = len(best)
+        spans[row, :found] = np.stack((firsts[best], lasts[best]), axis=-1)
+        span_logits[row, :found] = np.stack((start[firsts[best]], end[lasts[best]]), axis=-1)
+        in_softmax = in_context | (position == 0)
+        log_partition[row] = [_log_sum_exp(start[in_softmax]), _log_sum_exp(end[in_softmax])]
+    null_logits = np.stack((start_logits[:, 0], end_logits[:, 0]), axis=-1)
+    return DecodedWindows(spans, span_logits, null_logits, log_partition)
+
+
+def _log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
+    highest = float(logits.max())
+    return highest + math.log(float(np.exp(logits.astype(np.float64) - highest).sum()))
+
+
+class Rules(enum.Enum):
+    """Whose rules make answers out of spans."""
+
+    RUN_SQUAD = "run_squad"
+    PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """What a caller may choose for a question. Names and defaults are `run_squad.py`'s."""
+
+    top_k: int = 1
+    max_answer_length: int = 30
+    null_score_diff_threshold: float = 0.0
+    rules: Rules = Rules.RUN_SQUAD
+    align_to_words: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A span of the caller's context.
+
+    start, end: its characters [start, end), in code points.
+    score: P(start) × P(end), each a softmax over the window's context tokens and [CLS], as
+        Transformers' question-answering pipeline has it.
+    start_logit, end_logit: the model's own.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    start_logit: float
+    end_logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answers to a question, best first, and how they compare to there being none.
+
+    is_impossible: null_score_diff > null_score_diff_threshold, or no span at all.
+    null_score: the smallest start + end logit of [CLS] among the windows.
+    null_score_diff: null_score − (start + end logit of the best answer); inf without an answer.
+    null_probability: the smallest P(start = [CLS]) × P(end = [CLS]) among the windows.
+    """
+
+    answers: tuple[Answer, ...]
+    is_impossible: bool
+    null_score: float
+    null_score_diff: float
+    null_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedWindow:
+    """The rows of one window in `DecodedWindows`, on the host."""
+
+    spans: npt.NDArray[np.int32]
+    span_logits: npt.NDArray[np.float32]
+    null_logits: npt.NDArray[np.float32]
+    log_partition: npt.NDArray[np.float32]
+
+
+def row(decoded: DecodedWindows, index: int) -> DecodedWindow:
+    return DecodedWindow(
+        decoded.spans[index],
+        decoded.span_logits[index],
+        decoded.null_logits[index],
+        decoded.log_partition[index],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A span in the context's own tokens."""
+
+    first: int
+    last: int
+    start_logit: float
+    end_logit: float
+    probability: float
+
+    @property
+    def score(self) -> float:
+        return self.start_logit + self.end_logit
+
+
+def merge(
+    context: TokenizedContext,
+    windows: Sequence[Window],
+    decoded: Sequence[DecodedWindow],
+    options: DecodeOptions,
+) -> Prediction:
+    """Put the decoded windows of one question together.
+
+    `windows` and `decoded` belong together pair by pair; at least one pair.
+
+    By `Rules.RUN_SQUAD` answers are ordered by start + end logit, and of answers with the same
+    text only the best counts. By `Rules.PIPELINE` they are ordered by probability, and the
+    probabilities of answers whose texts differ at most in case are added up.
+    """
+    null_score = min(float(d.null_logits[0]) + float(d.null_logits[1]) for d in decoded)
+    null_probability = min(
+        math.exp(
+            float(d.null_logits[0])
+            + float(d.null_logits[1])
+            - float(d.log_partition[0])
+            - float(d.log_partition[1])
+        )
+        for d in decoded
+    )
+    answer = _answers_pipeline if options.rules is Rules.PIPELINE else _answers_run_squad
+    candidates = [_candidates(w, d) for w, d in zip(windows, decoded, strict=True)]
+    answers = answer(context, candidates, options)
+    best = max((a.start_logit + a.end_logit for a in answers), default=-math.inf)
+    null_score_diff = null_score - best
+    return Prediction(
+        answers=tuple(answers),
+        is_impossible=null_score_diff > options.null_score_diff_threshold or not answers,
+        null_score=null_score,
+        null_score_diff=null_score_diff,
+        null_probability=null_probability,
+    )
+
+
+def _candidates(window: Window, decoded: DecodedWindow) -> list[_Candidate]:
+    to_context = window.offset - window.context_start
+    log_partition = float(decoded.log_partition[0]) + float(decoded.log_partition[1])
+    return [
+        _Candidate(
+            first=first + to_context,
+            last=last + to_context,
+            start_logit=start_logit,
+            end_logit=end_logit,
+            probability=math.exp(start_logit + end_logit - log_partition),
+        )
+        for (first, last), (start_logit, end_logit) in zip(
+            decoded.spans.tolist(), decoded.span_logits.tolist(), strict=True
+        )
+        if start_logit > MASKED / 2 and end_logit > MASKED / 2
+    ]
+
+
+def _answers_run_squad(
+    context: TokenizedContext, candidates: Sequence[Sequence[_Candidate]], options: DecodeOptions
+) -> list[Answer]:
+    flat = sorted(
+        (c for window in candidates for c in window), key=lambda c: (-c.score, c.first, c.last)
+    )
+    answers: dict[str, Answer] = {}
+    for candidate in flat:
+        if len(answers) == options.top_k:
+            break
+        answer = _cut(context, candidate, options)
+        answers.setdefault(answer.text, answer)
+    return list(answers.values())
+
+
+def _answers_pipeline(
+    context: TokenizedContext, candidates: Sequence[Sequence[_Candidate]], options: DecodeOptions
+) -> list[Answer]:
+    merged: dict[str, list[Answer]] = {}
+    for window in candidates:
+        for candidate in window[: pipeline_spans(options.top_k, options.align_to_words)]:
+            answer = _cut(context, candidate, options)
+            merged.setdefault(answer.text.lower(), []).append(answer)
+    answers = [_summed(same) for same in merged.values()]
+    return sorted(answers, key=lambda a: -a.score)[: options.top_k]
+
+
+def pipeline_spans(top_k: int, align_to_words: bool) -> int:
+    """How many spans of a window the pipeline looks at: some fall together when aligned."""
+    return top_k * 2 + 10 if align_to_words else top_k
+
+
+def _summed(same: Sequence[Answer]) -> Answer:
+    first = same[0]
+    return Answer(
+        text=first.text,
+        start=first.start,
+        end=first.end,
+        score=sum(a.score for a in same),
+        start_logit=first.start_logit,
+        end_logit=first.end_logit,
+    )
+
+
+def _cut(context: TokenizedContext, candidate: _Candidate, options: DecodeOptions) -> Answer:
+    start, end = context.characters(
+        candidate.first, candidate.last, align_to_words=options.align_to_words
+    )
+    return Answer(
+        text=context.text[start:end],
+        start=start,
+        end=end,
+        score=candidate.probability,
+        start_logit=candidate.start_logit,
+        end_logit=candidate.end_logit,
+    )

@@ -1,0 +1,1 @@
+"""The gRPC server: batcher, services, lifecycle."""

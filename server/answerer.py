@@ -1,0 +1,178 @@
+"""A question's way through the server: check, tokenize, cut into windows, batch, merge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from electra_qa.bundle import Bundle
+from electra_qa.spans import Prediction, Rules, merge
+from electra_qa.tokenization import TokenizedContext, Tokenizer
+from electra_qa.windows import Window, make_windows
+
+from .batcher import Batcher, WindowRequest, WindowResult
+from .errors import InvalidRequestError, RequestError
+from .options import QuestionOptions
+from .settings import ServerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of a question, and what it spent in the queue and in the engine, in seconds."""
+
+    prediction: Prediction
+    windows: int
+    queue_s: float
+    engine_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    context: TokenizedContext
+    windows: list[Window]
+
+
+class Answerer:
+    """Make one inside a running event loop, and `close` it there."""
+
+    def __init__(
+        self, bundle: Bundle, tokenizer: Tokenizer, batcher: Batcher, settings: ServerSettings
+    ) -> None:
+        self._manifest = bundle.manifest
+        self._tokenizer = tokenizer
+        self._batcher = batcher
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(thread_name_prefix="tokenizer")
+
+    async def answer(
+        self, question: str, context: str, options: QuestionOptions, deadline: float | None
+    ) -> Answered:
+        """Answer one question. Raises a RequestError.
+
+        deadline: by the event loop's clock, in seconds.
+        """
+        (answered,) = await self.answer_batch([context], [(question, 0)], options, deadline)
+        if isinstance(answered, RequestError):
+            raise answered
+        return answered
+
+    async def answer_batch(
+        self,
+        contexts: Sequence[str],
+        questions: Sequence[tuple[str, int]],
+        options: QuestionOptions,
+        deadline: float | None,
+    ) -> list[Answered | RequestError]:
+        """Answer many questions, each a text and the index of its context, in their order.
+
+        A question that can't be answered has its error in the list. Raises OverloadedError for all
+        of them together.
+        """
+        self._batcher.check_room()
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(
+            self._threads, self._prepare, contexts, questions, options
+        )
+        able = [p for p in prepared if isinstance(p, _Prepared)]
+        futures = self._batcher.submit(
+            [WindowRequest(p.windows, options.decode.max_answer_length, deadline) for p in able]
+        )
+        try:
+            results = await asyncio.gather(*futures, return_exceptions=True)
+        finally:
+            for future in futures:
+                future.cancel()
+        outcomes = iter(results)
+        return [
+            _merge(p, next(outcomes), options) if isinstance(p, _Prepared) else p for p in prepared
+        ]
+
+    def _prepare(
+        self,
+        contexts: Sequence[str],
+        questions: Sequence[tuple[str, int]],
+        options: QuestionOptions,
+    ) -> list[_Prepared | RequestError]:
+        tokenized: dict[int, TokenizedContext | RequestError] = {}
+        prepared: list[_Prepared | RequestError] = []
+        for question, index in questions:
+            try:
+                if index >= len(contexts):
+                    raise InvalidRequestError(
+                        f"context_index must be under {len(contexts)}, the number of contexts, "
+                        f"got {index}"
+                    )
+                question_ids = self._question(question)
+                if index not in tokenized:
+                    tokenized[index] = self._context(contexts[index])
+                context = tokenized[index]
+                if isinstance(context, RequestError):
+                    raise context
+                prepared.append(_Prepared(context, self._windows(question_ids, context, options)))
+            except RequestError as error:
+                prepared.append(error)
+        return prepared
+
+    def _question(self, question: str) -> npt.NDArray[np.int32]:
+        _check_text("question", question, self._settings.max_question_length)
+        ids = self._tokenizer.question(question)
+        if not len(ids):
+            raise InvalidRequestError("question has no tokens: it holds nothing to read")
+        return ids
+
+    def _context(self, context: str) -> TokenizedContext | RequestError:
+        try:
+            _check_text("context", context, self._settings.max_context_length)
+        except InvalidRequestError as error:
+            return error
+        tokenized = self._tokenizer.context(context)
+        if not len(tokenized.ids):
+            return InvalidRequestError("context has no tokens: it holds nothing to read")
+        return tokenized
+
+    def _windows(
+        self,
+        question_ids: npt.NDArray[np.int32],
+        context: TokenizedContext,
+        options: QuestionOptions,
+    ) -> list[Window]:
+        return make_windows(
+            question_ids,
+            context.ids,
+            settings=options.window_settings(len(question_ids)),
+            cls_id=self._tokenizer.cls_id,
+            sep_id=self._tokenizer.sep_id,
+            max_context=options.decode.rules is Rules.RUN_SQUAD,
+        )
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+
+def _check_text(field: str, text: str, limit: int) -> None:
+    if not text.strip():
+        raise InvalidRequestError(f"{field} is {'blank' if text else 'empty'}")
+    if len(text) > limit:
+        raise InvalidRequestError(
+            f"{field} must be at most {limit} characters (max_{field}_length), got {len(text)}"
+        )
+
+
+def _merge(
+    prepared: _Prepared, result: WindowResult | BaseException, options: QuestionOptions
+) -> Answered | RequestError:
+    if isinstance(result, RequestError):
+        return result
+    if isinstance(result, BaseException):
+        raise result
+    return Answered(
+        prediction=merge(prepared.context, prepared.windows, result.decoded, options.decode),
+        windows=len(prepared.windows),
+        queue_s=result.queue_s,
+        engine_s=result.engine_s,
+    )

@@ -1,0 +1,113 @@
+"""What a request asks for: checked against the bundle, with the bundle's defaults filled in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from electra_qa.bundle import Manifest
+from electra_qa.rpc import electra_qa_pb2 as pb
+from electra_qa.spans import DecodeOptions, Rules, pipeline_spans
+from electra_qa.windows import SPECIAL_TOKENS, WindowSettings, doc_stride_from_overlap
+
+from .errors import InvalidRequestError
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionOptions:
+    """window_overlap, where it is set, takes the place of `windows.doc_stride`."""
+
+    windows: WindowSettings
+    window_overlap: int | None
+    decode: DecodeOptions
+
+    def window_settings(self, question_tokens: int) -> WindowSettings:
+        """Raises InvalidRequestError where the overlap leaves no step beside this question."""
+        if self.window_overlap is None:
+            return self.windows
+        try:
+            doc_stride = doc_stride_from_overlap(
+                self.window_overlap, self.windows.capacity(question_tokens)
+            )
+        except ValueError as error:
+            raise InvalidRequestError(f"options.{error}") from error
+        return WindowSettings(
+            self.windows.max_seq_length, doc_stride, self.windows.max_query_length
+        )
+
+
+def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
+    """Raises InvalidRequestError, naming the field and the limit."""
+    rules = _rules(options.rules)
+    max_answer_length = _within(
+        options,
+        "max_answer_length",
+        manifest.max_answer_length,
+        1,
+        manifest.max_answer_length_limit,
+    )
+    top_k = _within(
+        options, "top_k", 1, 1, max_top_k(manifest.n_best_size, rules, options.align_to_words)
+    )
+    threshold = manifest.null_score_diff_threshold
+    if options.HasField("null_score_diff_threshold"):
+        threshold = options.null_score_diff_threshold
+        if math.isnan(threshold):
+            raise InvalidRequestError("options.null_score_diff_threshold must be a number, got NaN")
+    max_query_length = _within(
+        options,
+        "max_query_length",
+        manifest.max_query_length,
+        1,
+        manifest.max_seq_length_limit - SPECIAL_TOKENS - 1,
+    )
+    max_seq_length = _within(
+        options,
+        "max_seq_length",
+        manifest.max_seq_length,
+        max_query_length + SPECIAL_TOKENS + 1,
+        manifest.max_seq_length_limit,
+    )
+    if options.HasField("doc_stride") and options.HasField("window_overlap"):
+        raise InvalidRequestError(
+            "options.doc_stride and options.window_overlap: set one, not both"
+        )
+    doc_stride = _within(
+        options, "doc_stride", manifest.doc_stride, 1, manifest.max_seq_length_limit
+    )
+    return QuestionOptions(
+        windows=WindowSettings(max_seq_length, doc_stride, max_query_length),
+        window_overlap=options.window_overlap if options.HasField("window_overlap") else None,
+        decode=DecodeOptions(
+            top_k=top_k,
+            max_answer_length=max_answer_length,
+            null_score_diff_threshold=threshold,
+            rules=rules,
+            align_to_words=options.align_to_words,
+        ),
+    )
+
+
+def max_top_k(n_best_size: int, rules: Rules, align_to_words: bool) -> int:
+    """The highest top_k for which the n best spans of each window are enough."""
+    if rules is Rules.RUN_SQUAD:
+        return n_best_size
+    return max(
+        k for k in range(n_best_size + 1) if pipeline_spans(k, align_to_words) <= n_best_size
+    )
+
+
+def _rules(rules: pb.Rules) -> Rules:
+    match rules:
+        case pb.RULES_UNSPECIFIED | pb.RULES_RUN_SQUAD:
+            return Rules.RUN_SQUAD
+        case pb.RULES_PIPELINE:
+            return Rules.PIPELINE
+    raise InvalidRequestError(f"options.rules has no value {rules}")
+
+
+def _within(options: pb.Options, field: str, default: int, lowest: int, highest: int) -> int:
+    value: int = getattr(options, field) if options.HasField(field) else default  # type: ignore[arg-type]
+    if not lowest <= value <= highest:
+        raise InvalidRequestError(f"options.{field} must be {lowest} to {highest}, got {value}")
+    return value
