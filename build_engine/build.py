@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from electra_qa.bundle import FORMAT, TOKENIZER, Bundle, Manifest, graph_name, write_bundle
 from electra_qa.engines import Engine, EngineError, load_engine
+from electra_qa.settings import setting
 from electra_qa.squad import SquadError
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings
@@ -21,25 +23,22 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .errors import BuildError
 from .graph import MAX_PAIRS, OPSET, build_graph
 
-PRECISIONS = ("fp32",)
-
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
-    """What a bundle is built with. The names and defaults are `run_squad.py`'s where it has them;
-    see `electra_qa.bundle.Manifest`.
+    """What a bundle is built with; see `electra_qa.bundle.Manifest`. Every field is an option of
+    `electra-qa build`. Names and defaults are `run_squad.py`'s where it has them."""
 
-    null_score_diff_threshold: None for the checkpoint's own, which is 0 unless `finetune` chose one.
-    """
-
-    precision: str = "fp32"
-    max_seq_length: int = 384
-    doc_stride: int = 128
-    max_query_length: int = 64
-    max_answer_length: int = 30
-    max_answer_length_limit: int = 64
-    n_best_size: int = 64
-    null_score_diff_threshold: float | None = None
+    precision: Literal["fp32"] = setting("fp32", "Of the graph.")
+    max_seq_length: int = setting(384, "Of a window, in tokens.", minimum=8)
+    doc_stride: int = setting(128, "How far one window starts behind the one before.", minimum=1)
+    max_query_length: int = setting(64, "Of a question, in tokens.", minimum=1)
+    max_answer_length: int = setting(30, "Of an answer, in tokens.", minimum=1)
+    max_answer_length_limit: int = setting(64, "What a request may ask for.", minimum=1)
+    n_best_size: int = setting(64, "Spans of a window that the graph decodes.", minimum=1)
+    null_score_diff_threshold: float | None = setting(
+        None, "There is no answer over this.  [default: the checkpoint's own, or 0]"
+    )
 
 
 def build_bundle(

@@ -74,12 +74,15 @@ def build_graph(
     return proto
 
 
+Op = Any
+
+
 class _Writer:
     """onnxscript's builder with the checkpoint's weights at hand."""
 
     def __init__(self, graph: ir.Graph, checkpoint: Checkpoint) -> None:
         self.builder = GraphBuilder(graph)
-        self.op: Any = self.builder.op
+        self.op: Op = self.builder.op
         self._weights = checkpoint.weights
 
     @contextmanager
@@ -199,7 +202,7 @@ def _attention(
         return writer.linear(mixed, f"{name}.output.dense")
 
 
-def _activation(op: Any, name: str, x: ir.Value) -> ir.Value:
+def _activation(op: Op, name: str, x: ir.Value) -> ir.Value:
     if name == "relu":
         return op.Relu(x)
     return op.Gelu(x, approximate="none" if name == "gelu" else "tanh")
@@ -320,11 +323,11 @@ def _sorted(
     return permutation
 
 
-def _stack(op: Any, values: list[ir.Value]) -> ir.Value:
+def _stack(op: Op, values: list[ir.Value]) -> ir.Value:
     return op.Concat(*(op.Unsqueeze(value, [2]) for value in values), axis=2)
 
 
-def _log_sum_exp(op: Any, x: ir.Value) -> ir.Value:
+def _log_sum_exp(op: Op, x: ir.Value) -> ir.Value:
     """Along axis 1, kept. By hand: TensorRT's ReduceLogSumExp does not subtract the maximum."""
     highest = op.ReduceMax(x, [1], keepdims=1)
     return op.Add(op.Log(op.ReduceSum(op.Exp(op.Sub(x, highest)), [1], keepdims=1)), highest)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from electra_qa.bundle import BundleError, default_bundle_path, load_bundle
 from electra_qa.engines import EngineError, load_engine
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
 
+from .client import Client
+from .download import DEV_SET, dev_set
 from .errors import ElectraQAError
 from .evaluate import evaluate as run_evaluation
 from .messages import Options, Result
@@ -39,16 +42,45 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+@dataclass(frozen=True, slots=True)
+class ServerChoice:
+    """Which server to ask, or on what to start one."""
+
+    address: str | None
+    bundle: Path | None
+    wait: float
+
+    def connect(self) -> AbstractContextManager[Client]:
+        return connect(self.address, self.bundle, wait_s=self.wait)
+
+
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--address and --bundle: which server to ask, or on what to start one."""
-    command = click.option(
-        "--bundle",
-        type=click.Path(path_type=Path),
-        help="Start a private server on this bundle.  [default: the one in the package]",
-    )(command)
-    return click.option("--address", help="Ask the server at HOST:PORT or unix:/PATH instead.")(
-        command
-    )
+    """--address, --wait and --bundle, handed on as one `server`."""
+
+    @functools.wraps(command)
+    def with_server(
+        *args: Any, address: str | None, bundle: Path | None, wait: float, **options: Any
+    ) -> None:
+        if address is not None and bundle is not None:
+            raise click.UsageError("--address and --bundle: set one, not both")
+        command(*args, server=ServerChoice(address, bundle, wait), **options)
+
+    for option in (
+        click.option(
+            "--bundle",
+            type=click.Path(path_type=Path),
+            help="Start a private server on this bundle.  [default: the one in the package]",
+        ),
+        click.option(
+            "--wait",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            help="Seconds to wait for the server at the address to be ready.",
+        ),
+        click.option("--address", help="Ask the server at HOST:PORT or unix:/PATH instead."),
+    ):
+        with_server = option(with_server)
+    return with_server
 
 
 @contextmanager
@@ -58,11 +90,6 @@ def reported() -> Iterator[None]:
         yield
     except (ElectraQAError, BundleError, EngineError, SquadError) as error:
         raise click.ClickException(str(error)) from error
-
-
-def check_one(address: str | None, bundle: Path | None) -> None:
-    if address is not None and bundle is not None:
-        raise click.UsageError("--address and --bundle: set one, not both")
 
 
 @click.command()
@@ -84,11 +111,9 @@ def ask(
     max_answer_length: int | None,
     null_score_diff_threshold: float | None,
     as_json: bool,
-    address: str | None,
-    bundle: Path | None,
+    server: ServerChoice,
 ) -> None:
     """Ask one QUESTION about a text."""
-    check_one(address, bundle)
     if (context is None) == (context_file is None):
         raise click.UsageError("set one of --context and --context-file")
     text = context if context is not None else context_file.read()
@@ -97,7 +122,7 @@ def ask(
         options["max_answer_length"] = max_answer_length
     if null_score_diff_threshold is not None:
         options["null_score_diff_threshold"] = null_score_diff_threshold
-    with reported(), connect(address, bundle) as client:
+    with reported(), server.connect() as client:
         result = client.answer(question, text, **options)
     if as_json:
         click.echo(json.dumps({"text": result.text} | asdict(result), ensure_ascii=False))
@@ -129,26 +154,29 @@ def _show(console: Console, context: str, result: Result) -> None:
 
 
 @click.command("eval")
-@click.option("--data", type=EXISTING_FILE, required=True, help="A SQuAD 1.1 or 2.0 file.")
+@click.option(
+    "--data",
+    required=True,
+    help=f"A SQuAD 1.1 or 2.0 file, or {DEV_SET} for the official one, downloaded and checked.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N questions.")
 @click.option("--predictions", type=NEW_FILE, help="Write {id: text} here.")
 @click.option("--null-odds", type=NEW_FILE, help="Write {id: null_score_diff} here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 @server_options
 def evaluate(
-    data: Path,
+    data: str,
     limit: int | None,
     predictions: Path | None,
     null_odds: Path | None,
     as_json: bool,
-    address: str | None,
-    bundle: Path | None,
+    server: ServerChoice,
 ) -> None:
     """Measure EM and F1 on a SQuAD file, every question sent through gRPC."""
-    check_one(address, bundle)
-    with reported(), connect(address, bundle) as client, _progress() as progress:
-        questions = read_squad(data)[:limit]
-        task = progress.add_task(data.name, total=len(questions))
+    with reported():
+        questions = read_squad(dev_set() if data == DEV_SET else Path(data))[:limit]
+    with reported(), server.connect() as client, _progress() as progress:
+        task = progress.add_task(data, total=len(questions))
         evaluation = run_evaluation(client, questions, lambda: progress.advance(task))
         info = client.info().bundle
     for path, content in (
@@ -221,11 +249,14 @@ def score(
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @server_options
-def info(as_json: bool, address: str | None, bundle: Path | None) -> None:
+def info(as_json: bool, server: ServerChoice) -> None:
     """Show the bundle in force, the device and the versions; of a server, also its limits."""
-    check_one(address, bundle)
     with reported():
-        facts = _remote(address) if address is not None else _local(bundle or default_bundle_path())
+        if server.address is not None:
+            with server.connect() as client:
+                facts = MessageToDict(client.info(), preserving_proto_field_name=True)
+        else:
+            facts = _local(server.bundle or default_bundle_path())
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
@@ -236,11 +267,6 @@ def info(as_json: bool, address: str | None, bundle: Path | None) -> None:
                     click.echo(f"  {name}: {value}")
             else:
                 click.echo(f"{group}: {values}")
-
-
-def _remote(address: str) -> dict[str, Any]:
-    with connect(address, None) as client:
-        return MessageToDict(client.info(), preserving_proto_field_name=True)
 
 
 def _local(path: Path) -> dict[str, Any]:

@@ -48,8 +48,11 @@ class QuestionAnsweringPipeline:
     """Call it with questions and contexts; see `__call__`. Made by `pipeline`."""
 
     def __init__(self, address: str | None, bundle: Path | str | None) -> None:
-        self._server = None if address is not None else PrivateServer(bundle)
-        self._client = Client(address if self._server is None else self._server.address)
+        self._server = None
+        if address is None:
+            self._server = PrivateServer(bundle)
+            address = self._server.address
+        self._client = Client(address)
 
     def __enter__(self) -> Self:
         return self

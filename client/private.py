@@ -77,10 +77,17 @@ class PrivateServer:
 
 
 @contextmanager
-def connect(address: str | None, bundle: Path | str | None) -> Iterator[Client]:
-    """A client of the server at `address`, or, without one, of a private server on `bundle`."""
+def connect(
+    address: str | None, bundle: Path | str | None, *, wait_s: float = 0.0
+) -> Iterator[Client]:
+    """A client of the server at `address`, or, without one, of a private server on `bundle`.
+
+    wait_s: how long to wait for the server at `address` to be ready, in seconds.
+    """
     if address is not None:
         with Client(address) as client:
+            if wait_s:
+                client.wait_until_ready(wait_s)
             yield client
     else:
         with PrivateServer(bundle) as server, Client(server.address) as client:

@@ -35,13 +35,14 @@ class TokenizedContext:
         With `align_to_words` a token inside a word stands for the whole word, as in
         Transformers' question-answering pipeline.
         """
-        if align_to_words:
-            start = self._encoding.word_to_chars(self._encoding.token_to_word(first))[0]
-            end = self._encoding.word_to_chars(self._encoding.token_to_word(last))[1]
-        else:
-            start = self._encoding.token_to_chars(first)[0]
-            end = self._encoding.token_to_chars(last)[1]
+        start, end = self._span(first, align_to_words)[0], self._span(last, align_to_words)[1]
         return start, _past_combining_marks(self.text, end)
+
+    def _span(self, token: int, align_to_words: bool) -> tuple[int, int]:
+        word = self._encoding.token_to_word(token) if align_to_words else None
+        span = None if word is None else self._encoding.word_to_chars(word)
+        start, end = self._encoding.offsets[token] if span is None else span
+        return start, end
 
 
 def _past_combining_marks(text: str, end: int) -> int:

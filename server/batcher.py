@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from electra_qa.engines import Engine
@@ -154,7 +155,7 @@ class Batcher:
                 if entry.job.started_at is None:
                     entry.job.started_at = now
             run = self._loop.run_in_executor(self._threads, self._run, length, entries)
-            run.add_done_callback(lambda run, entries=entries: self._finish(run, entries))
+            run.add_done_callback(partial(self._finish, entries))
 
     def _choose(self) -> tuple[int, list[_Entry]] | None:
         """The length and the windows of the next batch; None where nothing waits."""
@@ -204,7 +205,7 @@ class Batcher:
         )
         return self._engine.run(batch)
 
-    def _finish(self, run: asyncio.Future[DecodedWindows], entries: Sequence[_Entry]) -> None:
+    def _finish(self, entries: Sequence[_Entry], run: asyncio.Future[DecodedWindows]) -> None:
         self._free_slots += 1
         self._dispatch_soon()
         try:

@@ -97,7 +97,7 @@ def max_top_k(n_best_size: int, rules: Rules, align_to_words: bool) -> int:
     )
 
 
-def _rules(rules: pb.Rules) -> Rules:
+def _rules(rules: pb.Rules.ValueType) -> Rules:
     match rules:
         case pb.RULES_UNSPECIFIED | pb.RULES_RUN_SQUAD:
             return Rules.RUN_SQUAD

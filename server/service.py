@@ -147,7 +147,7 @@ class QuestionAnsweringService:
         finally:
             reader.cancel()
 
-    async def get_info(self, raw: bytes, context: Context) -> pb.GetInfoResponse:
+    async def get_info(self, raw: bytes, _: Context) -> pb.GetInfoResponse:
         _parse(pb.GetInfoRequest, raw)
         manifest, settings = self._bundle.manifest, self._settings
         return pb.GetInfoResponse(

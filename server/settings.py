@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from electra_qa.settings import setting
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Limits and sizes of a server; every one of them has an option of `electra-qa serve`.
+    """Limits and sizes of a server. Every field is an option of `electra-qa serve`."""
 
-    address: host:port, or unix:/path. Port 0 takes a free one.
-    max_context_length, max_question_length: of a text, in code points.
-    max_batch_questions: questions in one AnswerBatch.
-    max_stream_questions: questions of one AnswerStream that are worked on at a time; the rest waits
-        with the caller, by gRPC's flow control.
-    max_message_bytes: of one message, either way.
-    max_batch_tokens: the token budget of one run of the engine, padding included.
-    max_queue_tokens: tokens that may wait for the engine; a call that comes when there are more is
-        refused with RESOURCE_EXHAUSTED.
-    drain_timeout_s: how long a server that is told to stop goes on with what it accepted.
-    """
-
-    address: str = "127.0.0.1:50051"
-    max_context_length: int = 200_000
-    max_question_length: int = 4_000
-    max_batch_questions: int = 1_024
-    max_stream_questions: int = 256
-    max_message_bytes: int = 32 * 1024 * 1024
-    max_batch_tokens: int = 4_096
-    max_queue_tokens: int = 262_144
-    drain_timeout_s: float = 30.0
+    address: str = setting("127.0.0.1:50051", "HOST:PORT (port 0 takes a free one) or unix:/PATH.")
+    max_context_length: int = setting(200_000, "The longest context, in code points.", minimum=1)
+    max_question_length: int = setting(4_000, "The longest question, in code points.", minimum=1)
+    max_batch_questions: int = setting(1_024, "Questions in one AnswerBatch.", minimum=1)
+    max_stream_questions: int = setting(
+        256,
+        "Questions of one AnswerStream that are worked on at a time; the rest waits with the "
+        "caller, by gRPC's flow control.",
+        minimum=1,
+    )
+    max_message_bytes: int = setting(32 * 1024 * 1024, "Of one message, either way.", minimum=1024)
+    max_batch_tokens: int = setting(
+        4_096, "The token budget of one run of the engine, padding included.", minimum=1
+    )
+    max_queue_tokens: int = setting(
+        262_144,
+        "Tokens that may wait for the engine. A call that comes when more wait is refused with "
+        "RESOURCE_EXHAUSTED.",
+        minimum=1,
+    )
+    drain_timeout_s: float = setting(
+        30.0, "How long a server that is told to stop goes on with what it accepted.", minimum=0
+    )

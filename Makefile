@@ -1,0 +1,58 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The tests compare with PyTorch. Any build of it will do, and the CPU's is the smallest:
+# make test TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test lint wheel proto bundle
+
+## demo: set up, serve the default bundle, ask, and evaluate (DATA=dev-v2.0.json for a file of yours)
+demo: $(VENV)/.server
+	@BIN=$(BIN) DATA="$(DATA)" bash benchmarks/demo.sh
+
+## test: set up and pass the tests
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+## lint: style and types
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## wheel: build it, install it where nothing else is, and ask the default bundle
+wheel:
+	rm -rf build dist $(VENV)-wheel
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(VENV)-wheel/bin/pip install --quiet "electra-qa[server] @ file://$$(ls $(CURDIR)/dist/*.whl)"
+	cd / && $(CURDIR)/$(VENV)-wheel/bin/electra-qa ask "Who founded Rome?" \
+		--context "Rome was founded by Romulus in 753 BC, says the legend." --json | grep Romulus
+
+## proto: the stubs in electra_qa/rpc, by the oldest tools whose output the newest runtime takes
+proto: $(VENV)-proto/.done
+	PATH=$(CURDIR)/$(VENV)-proto/bin:$$PATH python -m grpc_tools.protoc \
+		-I electra_qa/rpc=proto --python_out=. --grpc_python_out=. \
+		--mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/electra_qa.proto
+
+## bundle: the default bundle anew, from the checkpoint in models/
+bundle: $(VENV)/.dev
+	$(BIN)/electra-qa build --checkpoint models/electra-mini-squad2 --output electra_qa/default_bundle \
+		$(if $(DATA),--data "$(DATA)")
+
+$(VENV)/.server: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[server]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+$(VENV)-proto/.done:
+	$(PYTHON) -m venv $(VENV)-proto
+	$(VENV)-proto/bin/pip install --quiet grpcio-tools==1.76.0 mypy-protobuf==3.7.0
+	touch $@

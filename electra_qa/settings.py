@@ -1,0 +1,55 @@
+"""Settings that are options of a command as well: said once, in a dataclass.
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    doc_stride: int = setting(128, "How far a window moves.", minimum=1)
+
+@click.command()
+@settings_options(Settings)
+def command(**settings: Any) -> None:
+    run(Settings(**settings))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Value = TypeVar("Value")
+
+
+def setting(default: Value, help: str, *, minimum: float | None = None) -> Value:  # noqa: A002
+    """A field of a dataclass with what its option says and the least that it takes."""
+    field: Value = dataclasses.field(default=default, metadata={"help": help, "minimum": minimum})
+    return field
+
+
+def settings_options(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option for each field, named like it, with its default."""
+    hints = typing.get_type_hints(settings)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for field in reversed(dataclasses.fields(settings)):
+            command = click.option(
+                f"--{field.name.replace('_', '-')}",
+                type=_click_type(hints[field.name], field.metadata["minimum"]),
+                default=field.default,
+                show_default=field.default is not None,
+                help=field.metadata["help"],
+            )(command)
+        return command
+
+    return decorate
+
+
+def _click_type(hint: Any, minimum: float | None) -> Any:
+    if typing.get_origin(hint) is typing.Literal:
+        return click.Choice(typing.get_args(hint))
+    kind = next(k for k in (typing.get_args(hint) or (hint,)) if k is not type(None))
+    if minimum is None:
+        return kind
+    return click.IntRange(min=int(minimum)) if kind is int else click.FloatRange(min=minimum)

@@ -1,0 +1,134 @@
+"""The commands, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from electra_qa.client import PrivateServer
+
+from electra_qa import __version__
+from electra_qa.bundle import Bundle
+from electra_qa.cli import COMMANDS, main
+
+CARD = [
+    "ask",
+    "What has been discovered by scientists from China?",
+    "--context",
+    "A new strain of flu that has the potential to become a pandemic has been identified in China "
+    "by scientists.",
+]
+KEYS = [
+    *("exact", "f1", "total"),
+    *("HasAns_exact", "HasAns_f1", "HasAns_total"),
+    *("NoAns_exact", "NoAns_f1", "NoAns_total"),
+    *("best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"),
+]
+
+
+def run(*arguments: str, exit_code: int = 0, **options: Any) -> Any:
+    result = CliRunner().invoke(main, list(arguments), **options)
+    assert result.exit_code == exit_code, result.output + repr(result.exception)
+    return result
+
+
+def test_ask_shows_the_answer_in_its_place(server: PrivateServer) -> None:
+    output = run(*CARD, "--address", server.address).stdout
+    assert output.startswith("A new strain of flu\n")
+    assert "null_score_diff" in output
+
+
+def test_ask_on_a_bundle_starts_a_server_of_its_own(bundle: Bundle) -> None:
+    answer = json.loads(run(*CARD, "--bundle", str(bundle.path), "--json").stdout)
+    assert answer["text"] == "A new strain of flu"
+    assert answer["windows"] == 1
+
+
+def test_ask_reads_a_context_from_standard_input(server: PrivateServer) -> None:
+    arguments = ["ask", "Who founded Rome?", "--context-file", "-", "--address", server.address]
+    assert run(*arguments, input="Rome was founded by Romulus.").stdout.startswith("Romulus\n")
+
+
+def test_ask_says_that_there_is_no_answer(server: PrivateServer) -> None:
+    arguments = ["ask", "Who founded Rome?", "--context", "It rained all day."]
+    output = run(*arguments, "--address", server.address).stdout
+    assert output.startswith("The text does not answer the question.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["ask", "who?", "--context", "", "--address", "{}"], 1, "context is empty"),
+        (["ask", "who?"], 2, "set one of --context and --context-file"),
+        ([*CARD, "--top-k", "0", "--address", "{}"], 1, "options.top_k must be 1 to 64, got 0"),
+        ([*CARD, "--address", "{}", "--bundle", "x"], 2, "set one, not both"),
+        ([*CARD, "--bundle", "/no/such"], 1, "no bundle at /no/such"),
+        (["info", "--bundle", "/no/such"], 1, "no bundle at /no/such"),
+        (["eval", "--data", "/no/such"], 1, "/no/such can't be read"),
+    ],
+)
+def test_errors_are_one_line(
+    server: PrivateServer, arguments: list[str], exit_code: int, message: str
+) -> None:
+    arguments = [server.address if argument == "{}" else argument for argument in arguments]
+    result = run(*arguments, exit_code=exit_code)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_eval_prints_the_card_and_writes_what_score_reads(
+    server: PrivateServer, small: Path, tmp_path: Path
+) -> None:
+    predictions, null_odds = tmp_path / "predictions.json", tmp_path / "null_odds.json"
+    arguments = ["eval", "--data", str(small), "--address", server.address]
+    files = ["--predictions", str(predictions), "--null-odds", str(null_odds)]
+    result = run(*arguments, *files)
+    card = json.loads(result.stdout)
+    assert list(card) == KEYS
+    assert card["total"] == 12
+    assert "questions a second" in result.stderr
+    arguments = ["score", "--data", str(small), "--predictions", str(predictions)]
+    again = ["--na-prob-file", str(null_odds), "--na-prob-thresh", "inf", "--json"]
+    assert json.loads(run(*arguments, *again).stdout) == card
+    assert list(json.loads(run(*arguments).stdout)) == KEYS[:9]
+
+
+def test_eval_for_machines_says_what_it_measured(
+    server: PrivateServer, small: Path, bundle: Bundle
+) -> None:
+    arguments = ["eval", "--data", str(small), "--limit", "3", "--json"]
+    summary = json.loads(run(*arguments, "--address", server.address).stdout)
+    assert summary["questions"] == summary["metrics"]["total"] == 3
+    assert summary["bundle"]["sha256"] == bundle.sha256
+    assert summary["questions_per_second"] == pytest.approx(3 / summary["seconds"])
+
+
+def test_info_shows_the_bundle_in_force(bundle: Bundle, server: PrivateServer) -> None:
+    local = json.loads(run("info", "--json", "--bundle", str(bundle.path)).stdout)
+    assert set(local["bundle"]) == {"path", "precision", "source", "sha256", "metrics"}
+    assert local["bundle"]["sha256"] == bundle.sha256
+    assert "OpenVINO" in local["device"]
+    assert local["versions"]["electra-qa"] == __version__
+    remote = json.loads(run("info", "--json", "--address", server.address).stdout)
+    assert remote["bundle"]["sha256"] == bundle.sha256
+    assert remote["limits"]["max_context_length"] == 200_000
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(command: str) -> None:
+    assert "Usage:" in run(command, "--help").stdout
+    assert command in run("--help").stdout
+
+
+def test_asking_imports_neither_torch_nor_the_build() -> None:
+    program = (
+        "import sys; from electra_qa.cli import main; import electra_qa.client.cli;"
+        "heavy = {'torch', 'transformers', 'onnx', 'openvino'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

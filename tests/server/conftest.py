@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from electra_qa.client import AsyncClient
+from electra_qa.server.lifecycle import running
+from electra_qa.server.settings import ServerSettings
+
+from electra_qa.bundle import Bundle
+from electra_qa.engines import EngineError
+from electra_qa.spans import DecodedWindows, decode
+from electra_qa.windows import WindowBatch
+
+
+@dataclass
+class GatedEngine:
+    """Runs at once, or waits at a gate that the test holds; notes every batch that it gets.
+
+    Its logits are the token ids: the best span is where the highest ids are.
+    """
+
+    slots: int = 1
+    device: str = "a test"
+    open: threading.Event = field(default_factory=threading.Event)
+    batches: list[WindowBatch] = field(default_factory=list)
+    fails: bool = False
+
+    def run(self, batch: WindowBatch) -> DecodedWindows:
+        self.batches.append(batch)
+        assert self.open.wait(30), "the test never opened the gate"
+        if self.fails:
+            raise EngineError("/secret/path went wrong")
+        logits = batch.input_ids.astype(np.float32) / 30522
+        return decode(logits, logits, batch.bounds, 64)
+
+
+@pytest.fixture
+def engine() -> GatedEngine:
+    engine = GatedEngine()
+    engine.open.set()
+    return engine
+
+
+Serving = Callable[..., AbstractAsyncContextManager[AsyncClient]]
+
+
+@pytest.fixture
+def serving(bundle: Bundle, engine: GatedEngine) -> Serving:
+    """A real server on a loopback port with the gated engine, and a client of it."""
+
+    @asynccontextmanager
+    async def serve(**settings: Any) -> AsyncIterator[AsyncClient]:
+        chosen = ServerSettings(**({"address": "127.0.0.1:0"} | settings))
+        async with running(bundle, engine, chosen) as address, AsyncClient(address) as client:
+            engine.batches.clear()  # the one that tried the engine out
+            yield client
+
+    return serve

@@ -1,0 +1,174 @@
+"""Start and stop, with real processes and real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from electra_qa.client import AsyncClient, Client, ElectraQAError, UnavailableError
+from electra_qa.server.lifecycle import AddressError, running
+from electra_qa.server.service import SERVICE
+from electra_qa.server.settings import ServerSettings
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from electra_qa.bundle import Bundle
+
+from .conftest import GatedEngine
+
+CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
+
+
+@contextmanager
+def server_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "electra_qa", "serve", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_health_follows_the_server(bundle: Bundle, engine: GatedEngine) -> None:
+    settings = ServerSettings(address="127.0.0.1:0")
+    seen = []
+    async with running(bundle, engine, settings) as address:
+        channel = grpc.aio.insecure_channel(address)
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", SERVICE):
+            request = health_pb2.HealthCheckRequest(service=service)
+            assert (await health.Check(request)).status == health_pb2.HealthCheckResponse.SERVING
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+
+        async def follow() -> None:
+            async for response in watch:
+                seen.append(response.status)
+
+        following = asyncio.create_task(follow())
+        await asyncio.sleep(0.1)
+    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+        await following
+    await channel.close()
+    assert seen == [
+        health_pb2.HealthCheckResponse.SERVING,
+        health_pb2.HealthCheckResponse.NOT_SERVING,
+    ]
+
+
+async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
+    bundle: Bundle, engine: GatedEngine
+) -> None:
+    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address = await server.__aenter__()
+    engine.batches.clear()
+    async with AsyncClient(address) as client:
+        engine.open.clear()
+        accepted = [asyncio.create_task(client.answer("who?", CONTEXT)) for _ in range(3)]
+        while not engine.batches:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        leaving = asyncio.create_task(server.__aexit__(None, None, None))
+        await asyncio.sleep(0.1)
+        with pytest.raises(UnavailableError):
+            await client.answer("late?", CONTEXT)
+        engine.open.set()
+        results = await asyncio.gather(*accepted)
+        await leaving
+    assert len({result.answers[0].text for result in results}) == 1
+
+
+async def test_draining_ends_a_stream_after_its_answers(
+    bundle: Bundle, engine: GatedEngine
+) -> None:
+    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address = await server.__aenter__()
+    engine.batches.clear()
+    engine.open.clear()
+
+    async def questions():  # type: ignore[no-untyped-def]
+        yield "a", ("who?", CONTEXT)
+        yield "b", ("when?", CONTEXT)
+        await asyncio.sleep(60)
+
+    got = []
+
+    async def ask(client: AsyncClient) -> None:
+        async for id_, outcome in client.answer_stream(questions()):
+            assert not isinstance(outcome, ElectraQAError)
+            got.append(id_)
+
+    async with AsyncClient(address) as client:
+        asking = asyncio.create_task(ask(client))
+        while not engine.batches:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        leaving = asyncio.create_task(server.__aexit__(None, None, None))
+        await asyncio.sleep(0.1)
+        engine.open.set()
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await asking
+        await leaving
+    assert sorted(got) == ["a", "b"]
+
+
+async def test_a_port_in_use_is_an_error(bundle: Bundle, engine: GatedEngine) -> None:
+    async with running(bundle, engine, ServerSettings(address="127.0.0.1:0")) as address:
+        with pytest.raises(AddressError, match=address):
+            async with running(bundle, engine, ServerSettings(address=address)):
+                pass
+
+
+def test_sigterm_under_load_loses_nothing_and_exits_0(bundle: Bundle, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/socket"
+    with (
+        server_process("--bundle", str(bundle.path), "--address", address) as process,
+        Client(address) as client,
+    ):
+        client.wait_until_ready(60)
+        calls = [
+            client._stub.Answer.future(_request(f"Who founded Rome in {n}?"), timeout=60)
+            for n in range(40)
+        ]
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        outcomes = [call.exception() for call in calls]
+        assert process.wait(60) == 0
+    answered = outcomes.count(None)
+    assert answered > 0
+    # Whatever was not answered was refused: no call was accepted and then dropped.
+    refused = [outcome for outcome in outcomes if outcome is not None]
+    assert {outcome.code() for outcome in refused} <= {grpc.StatusCode.UNAVAILABLE}  # type: ignore[attr-defined]
+
+
+def _request(question: str):  # type: ignore[no-untyped-def]
+    from electra_qa.client.messages import request_message
+
+    return request_message(question, CONTEXT * 5, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bundle", "/no/such/bundle"], "no bundle at /no/such/bundle: manifest.json"),
+        (["--address", "256.0.0.1:1"], "can't listen on 256.0.0.1:1"),
+        (["--max-batch-tokens", "0"], "--max-batch-tokens"),
+    ],
+)
+def test_a_server_that_can_not_start_says_why(
+    bundle: Bundle, arguments: list[str], message: str
+) -> None:
+    if "--bundle" not in arguments:
+        arguments = ["--bundle", str(bundle.path), *arguments]
+    with server_process(*arguments) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert message in errors
+    assert "Traceback" not in errors
