@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def predict(
     with Progress(console=console) as progress:
         task = progress.add_task("Measuring", total=len(windows))
         while windows:
-            length = windows[-1][1].length
+            length = engine.buckets[bisect_left(engine.buckets, windows[-1][1].length)]
             count = max(1, BATCH_TOKENS // length)
             batch, windows = windows[-count:], windows[:-count]
             results = engine.run(

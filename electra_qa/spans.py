@@ -12,9 +12,11 @@ pipeline that Transformers had up to 5.2.
 from __future__ import annotations
 
 import enum
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -201,9 +203,11 @@ def merge(
         )
         for d in decoded
     )
-    answer = _answers_pipeline if options.rules is Rules.PIPELINE else _answers_run_squad
     candidates = [_candidates(w, d) for w, d in zip(windows, decoded, strict=True)]
-    answers = answer(context, candidates, options)
+    if options.rules is Rules.PIPELINE:
+        answers = _answers_pipeline(context, candidates, options)
+    else:
+        answers = _answers_run_squad(context, candidates, options)
     best = max((a.start_logit + a.end_logit for a in answers), default=-math.inf)
     null_score_diff = null_score - best
     return Prediction(
@@ -215,45 +219,42 @@ def merge(
     )
 
 
-def _candidates(window: Window, decoded: DecodedWindow) -> list[_Candidate]:
+def _candidates(window: Window, decoded: DecodedWindow) -> Iterator[_Candidate]:
+    """The spans of a window, best first, made as they are wanted: most of them never are."""
     to_context = window.offset - window.context_start
     log_partition = float(decoded.log_partition[0]) + float(decoded.log_partition[1])
-    return [
-        _Candidate(
+    for (first, last), (start_logit, end_logit) in zip(
+        decoded.spans.tolist(), decoded.span_logits.tolist(), strict=True
+    ):
+        if start_logit <= MASKED / 2:
+            return
+        yield _Candidate(
             first=first + to_context,
             last=last + to_context,
             start_logit=start_logit,
             end_logit=end_logit,
             probability=math.exp(start_logit + end_logit - log_partition),
         )
-        for (first, last), (start_logit, end_logit) in zip(
-            decoded.spans.tolist(), decoded.span_logits.tolist(), strict=True
-        )
-        if start_logit > MASKED / 2 and end_logit > MASKED / 2
-    ]
 
 
 def _answers_run_squad(
-    context: TokenizedContext, candidates: Sequence[Sequence[_Candidate]], options: DecodeOptions
+    context: TokenizedContext, candidates: Sequence[Iterator[_Candidate]], options: DecodeOptions
 ) -> list[Answer]:
-    flat = sorted(
-        (c for window in candidates for c in window), key=lambda c: (-c.score, c.first, c.last)
-    )
     answers: dict[str, Answer] = {}
-    for candidate in flat:
-        if len(answers) == options.top_k:
-            break
+    for candidate in heapq.merge(*candidates, key=lambda c: (-c.score, c.first, c.last)):
         answer = _cut(context, candidate, options)
         answers.setdefault(answer.text, answer)
+        if len(answers) == options.top_k:
+            break
     return list(answers.values())
 
 
 def _answers_pipeline(
-    context: TokenizedContext, candidates: Sequence[Sequence[_Candidate]], options: DecodeOptions
+    context: TokenizedContext, candidates: Sequence[Iterator[_Candidate]], options: DecodeOptions
 ) -> list[Answer]:
     merged: dict[str, list[Answer]] = {}
     for window in candidates:
-        for candidate in window[: pipeline_spans(options.top_k, options.align_to_words)]:
+        for candidate in islice(window, pipeline_spans(options.top_k, options.align_to_words)):
             answer = _cut(context, candidate, options)
             merged.setdefault(answer.text.lower(), []).append(answer)
     answers = [_summed(same) for same in merged.values()]

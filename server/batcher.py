@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,6 @@ from .errors import DeadlineError, EngineFailedError, OverloadedError
 
 log = logging.getLogger(__name__)
 
-# Lengths are rounded up to a multiple of this, since an engine makes a kernel for every new shape.
-LENGTH_STEP = 16
 # The shortest window that may ride in a batch, as a share of the batch's length. Below it the
 # padding costs more than a batch of its own.
 SHORTEST_SHARE = 0.75
@@ -123,7 +122,7 @@ class Batcher:
     def _enqueue(self, request: WindowRequest) -> asyncio.Future[WindowResult]:
         job = _Job(request, self._loop.create_future(), self._loop.time())
         for index, window in enumerate(request.windows):
-            length = _round_up(window.length)
+            length = self._bucket(window.length)
             entry = _Entry(self._sequence, job, index)
             self._sequence += 1
             self._waiting.setdefault(length, deque()).append(entry)
@@ -167,7 +166,7 @@ class Batcher:
         )
         if oldest is None:
             return None
-        length = _round_up(oldest.window.length)
+        length = self._bucket(oldest.window.length)
         near = sorted(
             (n for n in self._waiting if length * SHORTEST_SHARE <= n <= length), reverse=True
         )
@@ -234,6 +233,6 @@ class Batcher:
         """Wait for the engine's last batch. Nothing may be submitted any more."""
         self._threads.shutdown()
 
-
-def _round_up(length: int) -> int:
-    return -(-length // LENGTH_STEP) * LENGTH_STEP
+    def _bucket(self, length: int) -> int:
+        buckets = self._engine.buckets
+        return buckets[bisect_left(buckets, length)]

@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from electra_qa.bundle import Bundle, BundleError, default_bundle_path, load_bundle
-from electra_qa.engines import Engine, EngineError, load_engine
+from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import settings_options
 
 from .lifecycle import AddressError, serve_until
@@ -27,6 +27,7 @@ from .settings import ServerSettings
     type=click.Path(path_type=Path),
     help="The bundle to serve.  [default: the one in the package]",
 )
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
 @click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads of the engine.  [default: all]"
 )
@@ -35,6 +36,7 @@ from .settings import ServerSettings
 @click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning"]))
 def serve(
     bundle_path: Path | None,
+    device: Literal["cpu", "gpu"],
     threads: int | None,
     until_stdin_closes: bool,
     log_level: str,
@@ -46,8 +48,11 @@ def serve(
     )
     try:
         bundle = load_bundle(bundle_path or default_bundle_path())
-        engine = load_engine(bundle, threads=threads)
-        asyncio.run(_serve(bundle, engine, ServerSettings(**settings), until_stdin_closes))
+        chosen = ServerSettings(**settings)
+        engine = load_engine(
+            bundle, EngineSettings(device, threads, max_batch_tokens=chosen.max_batch_tokens)
+        )
+        asyncio.run(_serve(bundle, engine, chosen, until_stdin_closes))
     except (BundleError, EngineError, AddressError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -6,7 +6,8 @@ imported only when an engine is asked for.
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from ..bundle import Bundle
 from ..spans import DecodedWindows
@@ -22,27 +23,57 @@ class Engine(Protocol):
 
     device: what it runs on and with, for people.
     slots: how many calls of `run` keep it busy; more wait inside it.
+    buckets: the lengths that batches are padded to, rising; the last one is the bundle's
+        `max_seq_length_limit`. Every shape costs an engine something: a kernel, or a profile.
     """
 
     device: str
     slots: int
+    buckets: tuple[int, ...]
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
         """Run one batch, blocking. Safe to call from `slots` threads at once.
 
-        Raises EngineError.
+        The length of the batch is one of `buckets`, and it holds at most `max_batch_tokens`, or a
+        single window. Raises EngineError.
         """
 
 
-def load_engine(bundle: Bundle, *, threads: int | None = None) -> Engine:
-    """Compile a bundle for this machine. Raises EngineError where that can't be done.
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How to make an engine.
 
-    threads: CPU threads to use; by default all that the process may run on.
+    device: "cpu" (OpenVINO) or "gpu" (TensorRT).
+    threads: CPU threads to use; None for all that the process may run on.
+    max_batch_tokens: the token budget of one run, padding included.
     """
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    threads: int | None = None
+    max_batch_tokens: int = 4096
+
+
+DEFAULTS = EngineSettings()
+
+
+def load_engine(bundle: Bundle, settings: EngineSettings = DEFAULTS) -> Engine:
+    """Compile a bundle for this machine. Raises EngineError where that can't be done."""
+    extra = {"cpu": "server", "gpu": "gpu"}[settings.device]
     try:
-        from .openvino import OpenVINOEngine
+        if settings.device == "cpu":
+            from .openvino import OpenVINOEngine
+
+            return OpenVINOEngine(bundle, settings)
+        from .tensorrt import TensorRTEngine
+
+        return TensorRTEngine(bundle, settings)
     except ImportError as error:
         raise EngineError(
-            f"no engine is installed ({error.name} is missing): pip install 'electra-qa[server]'"
+            f"no engine for {settings.device}: {error.name} is missing: "
+            f"pip install 'electra-qa[{extra}]'"
         ) from error
-    return OpenVINOEngine(bundle, threads=threads)
+
+
+def steps(step: int, last: int) -> tuple[int, ...]:
+    """Buckets every `step` tokens, and `last`."""
+    return (*range(step, last, step), last)

@@ -13,7 +13,7 @@ from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 
 from electra_qa.bundle import Bundle
-from electra_qa.engines import EngineError
+from electra_qa.engines import EngineError, steps
 from electra_qa.spans import DecodedWindows, decode
 from electra_qa.windows import WindowBatch
 
@@ -26,6 +26,7 @@ class GatedEngine:
     """
 
     slots: int = 1
+    buckets: tuple[int, ...] = steps(16, 512)
     device: str = "a test"
     open: threading.Event = field(default_factory=threading.Event)
     batches: list[WindowBatch] = field(default_factory=list)
