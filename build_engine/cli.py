@@ -1,4 +1,4 @@
-"""`electra-qa build`."""
+"""`electra-qa build` and `check`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import onnx
+from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from electra_qa.settings import settings_options
 
 from .build import BuildSettings, build_bundle
+from .check import check_graph
 from .errors import BuildError
 
 
@@ -37,3 +40,18 @@ def build(checkpoint: str, output: Path, data: Path | None, **settings: Any) -> 
     except BuildError as error:
         raise click.ClickException(str(error)) from error
     click.echo(bundle.path)
+
+
+@click.command()
+@click.argument("graph", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def check(graph: Path) -> None:
+    """Say what TensorRT would refuse in an ONNX file. Exit code 1 if there is anything."""
+    try:
+        problems = check_graph(onnx.load(graph))
+    except DecodeError as error:
+        raise click.ClickException(f"{graph} is not an ONNX file") from error
+    for problem in problems:
+        click.echo(str(problem))
+    if problems:
+        raise SystemExit(1)
+    click.echo("nothing that TensorRT's documentation would have it refuse")

@@ -33,6 +33,7 @@ from electra_qa.spans import MASKED
 from electra_qa.windows import BOUNDS
 
 from .checkpoint import Architecture, Checkpoint
+from .errors import BuildError
 
 OPSET = 20  # Gelu came with 20, LayerNormalization with 17
 IR_VERSION = 10
@@ -43,18 +44,28 @@ PADDING_BIAS = -1e4
 
 
 def build_graph(
-    checkpoint: Checkpoint, *, n_best_size: int, max_answer_length_limit: int
+    checkpoint: Checkpoint, *, half: bool = False, n_best_size: int, max_answer_length_limit: int
 ) -> onnx.ModelProto:
-    """The float32 graph of a checkpoint.
+    """The graph of a checkpoint, strongly typed: no engine may choose a type in it.
 
+    half: compute in float16, else in float32.
     n_best_size: how many spans of a window are decoded.
     max_answer_length_limit: the longest answer, in tokens, that a caller may ask for.
 
-    Weights that came in float16 stay in float16 in the file, with a Cast behind them that engines
-    fold away: half the size, the same numbers.
+    In a float16 graph these stay in float32 on purpose, behind Casts:
+    - the residual sums and the layer norms, whose sums of squares leave float16's range;
+    - the span head, whose logits would keep three digits only and tie all the time;
+    - the decode: span scores, masks of −1e30, and the sums of the softmax denominators.
+    The attention stays in float16 as a whole, mask and softmax too: engines fuse it only where it
+    is of one type, and their fused kernels sum in float32 by themselves.
+
+    In a float32 graph, weights that came in float16 stay so in the file, with a Cast behind them
+    that engines fold away: half the size, the same numbers.
+
+    Raises BuildError where a weight is out of float16's range.
     """
     graph = ir.Graph(inputs=[], outputs=[], nodes=[], opset_imports={"": OPSET}, name="electra_qa")
-    writer = _Writer(graph, checkpoint)
+    writer = _Writer(graph, checkpoint, half)
     builder = writer.builder
     input_ids = builder.input("input_ids", ir.DataType.INT32, ["windows", "length"])
     bounds = builder.input("bounds", ir.DataType.INT32, ["windows", len(BOUNDS)])
@@ -62,7 +73,9 @@ def build_graph(
     with writer.scope("encoder"):
         hidden = _encoder(writer, checkpoint.architecture, input_ids, columns)
     with writer.scope("qa_outputs"):
-        logits = writer.linear(hidden, "qa_outputs")
+        head = writer.full_weight("qa_outputs.weight", transpose=True)
+        product = writer.op.MatMul(writer.full(hidden), head)
+        logits = writer.op.Add(product, writer.full_weight("qa_outputs.bias"))
     with writer.scope("decode"):
         outputs = _decode(writer, logits, columns, n_best_size, max_answer_length_limit)
     for name, value in outputs.items():
@@ -78,11 +91,14 @@ Op = Any
 
 
 class _Writer:
-    """onnxscript's builder with the checkpoint's weights at hand."""
+    """onnxscript's builder with the checkpoint's weights at hand, and the graph's two types:
+    `dtype`, which it computes in, and float32 ("full"), for what needs that."""
 
-    def __init__(self, graph: ir.Graph, checkpoint: Checkpoint) -> None:
+    def __init__(self, graph: ir.Graph, checkpoint: Checkpoint, half: bool = False) -> None:
         self.builder = GraphBuilder(graph)
         self.op: Op = self.builder.op
+        self.dtype = np.dtype(np.float16 if half else np.float32)
+        self._half = half
         self._weights = checkpoint.weights
 
     @contextmanager
@@ -94,21 +110,49 @@ class _Writer:
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         return self.builder.initializer(ir.tensor(array, name=name), name)
 
+    def full(self, x: ir.Value) -> ir.Value:
+        return self.op.Cast(x, to=ir.DataType.FLOAT) if self._half else x
+
     def weight(self, name: str, *, transpose: bool = False) -> ir.Value:
-        array = self._weights[name]
-        if transpose:
-            array = np.ascontiguousarray(array.T)
-        value = self.builder.initializer(ir.tensor(array, name=name), name, qualify=False)
-        return value if array.dtype == np.float32 else self.op.Cast(value, to=ir.DataType.FLOAT)
+        """In the type that the graph computes in."""
+        if not self._half:
+            return self.full_weight(name, transpose=transpose)
+        return self._store(name, self._halved(name), transpose)
+
+    def full_weight(self, name: str, *, transpose: bool = False) -> ir.Value:
+        """In float32."""
+        value = self._store(name, self._weights[name], transpose)
+        if self._weights[name].dtype == np.float32:
+            return value
+        return self.op.Cast(value, to=ir.DataType.FLOAT)
+
+    def _store(self, name: str, array: npt.NDArray[Any], transpose: bool) -> ir.Value:
+        array = np.ascontiguousarray(array.T) if transpose else array
+        return self.builder.initializer(ir.tensor(array, name=name), name, qualify=False)
+
+    def _halved(self, name: str) -> npt.NDArray[Any]:
+        with np.errstate(over="ignore"):
+            array = self._weights[name].astype(np.float16)
+        if not np.isfinite(array).all():
+            raise BuildError(f"{name} has values out of float16's range: build with fp32")
+        return array
+
+    def embedding(self, name: str, index: ir.Value) -> ir.Value:
+        """Rows of a table, in float32. The Cast is behind the Gather: the table stays small."""
+        name = f"embeddings.{name}_embeddings.weight"
+        array = self._halved(name) if self._half else self._weights[name]
+        rows = self.op.Gather(self._store(name, array, False), index, axis=0)
+        return rows if array.dtype == np.float32 else self.op.Cast(rows, to=ir.DataType.FLOAT)
 
     def linear(self, x: ir.Value, name: str) -> ir.Value:
         product = self.op.MatMul(x, self.weight(f"{name}.weight", transpose=True))
         return self.op.Add(product, self.weight(f"{name}.bias"))
 
     def layer_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:
-        return self.op.LayerNormalization(
-            x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), axis=-1, epsilon=epsilon
-        )
+        """Of a float32 sum; the result has the type that the graph computes in."""
+        scale, bias = (self.full_weight(f"{name}.{part}") for part in ("weight", "bias"))
+        y = self.op.LayerNormalization(x, scale, bias, axis=-1, epsilon=epsilon)
+        return self.op.Cast(y, to=ir.DataType.FLOAT16) if self._half else y
 
 
 class _Columns:
@@ -143,15 +187,10 @@ def _encoder(
     op = writer.op
     epsilon = architecture.layer_norm_eps
     with writer.scope("embeddings"):
-        words = op.Gather(writer.weight("embeddings.word_embeddings.weight"), input_ids, axis=0)
-        positions = op.Gather(
-            writer.weight("embeddings.position_embeddings.weight"), columns.positions, axis=0
-        )
-        segments = op.Gather(
-            writer.weight("embeddings.token_type_embeddings.weight"),
-            op.Cast(columns.second_segment, to=ir.DataType.INT32),
-            axis=0,
-        )
+        words = writer.embedding("word", input_ids)
+        positions = writer.embedding("position", columns.positions)
+        segment = op.Cast(columns.second_segment, to=ir.DataType.INT32)
+        segments = writer.embedding("token_type", segment)
         hidden = op.Add(op.Add(words, positions), segments)
         hidden = writer.layer_norm(hidden, "embeddings.LayerNorm", epsilon)
         if architecture.embedding_size != architecture.hidden_size:
@@ -159,8 +198,8 @@ def _encoder(
     with writer.scope("mask"):
         padding = op.Where(
             columns.is_token,
-            writer.constant("keep", np.array(0.0, np.float32)),
-            writer.constant("drop", np.array(PADDING_BIAS, np.float32)),
+            writer.constant("keep", np.array(0.0, writer.dtype)),
+            writer.constant("drop", np.array(PADDING_BIAS, writer.dtype)),
         )
         padding = op.Unsqueeze(padding, [1, 2])
     for index in range(architecture.num_hidden_layers):
@@ -168,15 +207,15 @@ def _encoder(
         with writer.scope(f"layer.{index}"):
             with writer.scope("attention"):
                 attended = _attention(writer, architecture, hidden, padding, f"{layer}.attention")
-            hidden = writer.layer_norm(
-                op.Add(attended, hidden), f"{layer}.attention.output.LayerNorm", epsilon
-            )
+            attended = op.Add(writer.full(attended), writer.full(hidden))
+            hidden = writer.layer_norm(attended, f"{layer}.attention.output.LayerNorm", epsilon)
             with writer.scope("intermediate"):
                 inner = writer.linear(hidden, f"{layer}.intermediate.dense")
                 inner = _activation(op, architecture.hidden_act, inner)
             with writer.scope("output"):
                 inner = writer.linear(inner, f"{layer}.output.dense")
-            hidden = writer.layer_norm(op.Add(inner, hidden), f"{layer}.output.LayerNorm", epsilon)
+            inner = op.Add(writer.full(inner), writer.full(hidden))
+            hidden = writer.layer_norm(inner, f"{layer}.output.LayerNorm", epsilon)
     return hidden
 
 
@@ -192,7 +231,7 @@ def _attention(
             projected = writer.linear(hidden, f"{name}.self.{part}")
             by_head[part] = op.Reshape(projected, [0, 0, heads, head_size])
     # The query is scaled before the product, where engines look for it when they fuse attention.
-    scale = writer.constant("scale", np.array(1 / math.sqrt(head_size), np.float32))
+    scale = writer.constant("scale", np.array(1 / math.sqrt(head_size), writer.dtype))
     query = op.Mul(op.Transpose(by_head["query"], perm=[0, 2, 1, 3]), scale)
     scores = op.MatMul(query, op.Transpose(by_head["key"], perm=[0, 2, 3, 1]))
     weights = op.Softmax(op.Add(scores, padding), axis=-1)

@@ -13,6 +13,7 @@ from . import __version__
 COMMANDS = {
     "ask": "electra_qa.client.cli:ask",
     "build": "electra_qa.build_engine.cli:build",
+    "check": "electra_qa.build_engine.cli:check",
     "eval": "electra_qa.client.cli:evaluate",
     "info": "electra_qa.client.cli:info",
     "score": "electra_qa.client.cli:score",
@@ -22,13 +23,14 @@ COMMANDS = {
 SUMMARIES = {
     "ask": "Ask one question about a text.",
     "build": "Make a bundle from a checkpoint.",
+    "check": "Say what TensorRT would refuse in an ONNX file.",
     "eval": "Measure EM and F1 on a SQuAD file, through a server.",
     "info": "Show the bundle in force, the device and the versions.",
     "score": "Score a predictions file, offline.",
     "serve": "Serve a bundle over gRPC.",
 }
 # What a command needs beyond the bare package.
-EXTRAS = {"build": "build"}
+EXTRAS = {"build": "build", "check": "build"}
 
 
 class LazyGroup(click.Group):

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from electra_qa.client import Client, PrivateServer
-from electra_qa.client.evaluate import evaluate
 
 from electra_qa.bundle import Bundle
+from electra_qa.client import Client, PrivateServer
+from electra_qa.client.evaluate import evaluate
 from electra_qa.squad import read_squad
 
 QUESTIONS = 1_500

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from electra_qa.client import PrivateServer
 
 from electra_qa.bundle import Bundle
+from electra_qa.client import PrivateServer
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from electra_qa.client import PrivateServer
 
 from electra_qa import __version__
 from electra_qa.bundle import Bundle
 from electra_qa.cli import COMMANDS, main
+from electra_qa.client import PrivateServer
 
 CARD = [
     "ask",

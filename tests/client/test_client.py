@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
+
 from electra_qa.client import (
     AsyncClient,
     Client,

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from electra_qa.client import download
 from electra_qa.client.download import DownloadError, dev_set, fetch
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from electra_qa.client import InvalidArgumentError, PrivateServer, pipeline
 from electra_qa.client.pipeline import QuestionAnsweringPipeline
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from electra_qa.client import AsyncClient
-from electra_qa.server.lifecycle import running
-from electra_qa.server.settings import ServerSettings
 
 from electra_qa.bundle import Bundle
+from electra_qa.client import AsyncClient
 from electra_qa.engines import EngineError, steps
+from electra_qa.server.lifecycle import running
+from electra_qa.server.settings import ServerSettings
 from electra_qa.spans import DecodedWindows, decode
 from electra_qa.windows import WindowBatch
 

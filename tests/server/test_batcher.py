@@ -6,9 +6,9 @@ import asyncio
 
 import numpy as np
 import pytest
+
 from electra_qa.server.batcher import Batcher, WindowRequest
 from electra_qa.server.errors import DeadlineError, EngineFailedError, OverloadedError
-
 from electra_qa.spans import decode
 from electra_qa.windows import Window, WindowBatch
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, Client, ElectraQAError, UnavailableError
 from electra_qa.server.lifecycle import AddressError, running
 from electra_qa.server.service import SERVICE
 from electra_qa.server.settings import ServerSettings
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from electra_qa.bundle import Bundle
 
 from .conftest import GatedEngine
 

@@ -8,6 +8,10 @@ from typing import Any
 
 import grpc
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from electra_qa.bundle import Bundle
 from electra_qa.client import (
     AsyncClient,
     DeadlineExceededError,
@@ -16,12 +20,8 @@ from electra_qa.client import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
-from electra_qa.server.service import SERVICE
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from electra_qa.bundle import Bundle
 from electra_qa.rpc import electra_qa_pb2 as pb
+from electra_qa.server.service import SERVICE
 
 from .conftest import GatedEngine, Serving
 
