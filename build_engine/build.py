@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings
 
 from .accuracy import measure
+from .check import check_graph
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import BuildError
 from .graph import MAX_PAIRS, OPSET, build_graph
@@ -63,6 +65,8 @@ def build_bundle(
             n_best_size=settings.n_best_size,
             max_answer_length_limit=settings.max_answer_length_limit,
         )
+        if problems := check_graph(graph):
+            raise BuildError(f"TensorRT would refuse the graph: {problems[0]}")
         files = {
             graph_name(settings.precision): graph.SerializeToString(deterministic=True),
             TOKENIZER: checkpoint.tokenizer.encode(),
@@ -110,9 +114,18 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings) -> None:
         )
     try:
         WindowSettings(settings.max_seq_length, settings.doc_stride, settings.max_query_length)
-        Tokenizer(checkpoint.tokenizer)
+        vocab_size = Tokenizer(checkpoint.tokenizer).vocab_size
     except ValueError as error:
         raise BuildError(str(error)) from error
+    if vocab_size > checkpoint.architecture.vocab_size:
+        raise BuildError(
+            f"the tokenizer has {vocab_size} tokens, the checkpoint's vocab_size is "
+            f"{checkpoint.architecture.vocab_size}"
+        )
+    if settings.null_score_diff_threshold is not None and math.isnan(
+        settings.null_score_diff_threshold
+    ):
+        raise BuildError("null_score_diff_threshold must be a number, got NaN")
 
 
 def _manifest(checkpoint: Checkpoint, settings: BuildSettings) -> Manifest:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from tokenizers import BertWordPieceTokenizer
 
 from .errors import BuildError
 
@@ -84,7 +85,7 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
         weights=_load_weights(weights_file, architecture),
         tokenizer=_tokenizer(folder),
         do_lower_case=_do_lower_case(folder),
-        null_score_diff_threshold=float(config.get("null_score_diff_threshold", 0.0)),
+        null_score_diff_threshold=_number(config, "null_score_diff_threshold", 0.0),
     )
 
 
@@ -115,6 +116,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _number(config: dict[str, Any], name: str, default: float) -> float:
+    value = config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BuildError(f"config.json: {name} is not a number: {value!r}")
+    return float(value)
+
+
 def _architecture(config: dict[str, Any]) -> Architecture:
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
@@ -129,13 +137,18 @@ def _architecture(config: dict[str, Any]) -> Architecture:
     if hidden_act not in ACTIVATIONS:
         raise BuildError(f"hidden_act is {hidden_act!r}; this build takes {', '.join(ACTIVATIONS)}")
     try:
+        heads, hidden_size = config["num_attention_heads"], config["hidden_size"]
+        if heads < 1 or hidden_size % heads:
+            raise BuildError(
+                f"num_attention_heads must divide hidden_size ({hidden_size}), got {heads}"
+            )
         return Architecture(
             model_type=model_type,
             vocab_size=config["vocab_size"],
-            embedding_size=config.get("embedding_size", config["hidden_size"]),
-            hidden_size=config["hidden_size"],
+            embedding_size=config.get("embedding_size", hidden_size),
+            hidden_size=hidden_size,
             num_hidden_layers=config["num_hidden_layers"],
-            num_attention_heads=config["num_attention_heads"],
+            num_attention_heads=heads,
             intermediate_size=config["intermediate_size"],
             max_position_embeddings=config["max_position_embeddings"],
             hidden_act=hidden_act,
@@ -152,35 +165,79 @@ def _load_weights(path: Path, architecture: Architecture) -> Weights:
         raise BuildError(f"{path.name} can't be read: {error}") from error
     prefix = architecture.model_type + "."
     weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    head = weights.get("qa_outputs.weight")
-    if head is None or head.shape != (2, architecture.hidden_size):
+    if "qa_outputs.weight" not in weights:
         raise BuildError(
-            "the checkpoint has no span head (qa_outputs.weight of shape "
-            f"[2, {architecture.hidden_size}]): it is not fine-tuned for question answering"
+            "the checkpoint has no span head (qa_outputs.weight): it is not fine-tuned for "
+            "question answering"
         )
-    return {name: _float(name, tensor) for name, tensor in weights.items()}
+    for name, shape in _shapes(architecture).items():
+        if name not in weights:
+            raise BuildError(f"{path.name} lacks {name}, which config.json asks for")
+        if weights[name].shape != shape:
+            raise BuildError(
+                f"{name} has the shape {list(weights[name].shape)}, by config.json it should be "
+                f"{list(shape)}"
+            )
+    if f"encoder.layer.{architecture.num_hidden_layers}.output.dense.weight" in weights:
+        raise BuildError(
+            f"{path.name} has more layers than the {architecture.num_hidden_layers} of config.json"
+        )
+    return {name: _float(name, weights[name]) for name in _shapes(architecture)}
+
+
+def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """The tensors of an encoder with a span head, with their shapes."""
+    embedding, hidden = architecture.embedding_size, architecture.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (architecture.vocab_size, embedding),
+        "embeddings.position_embeddings.weight": (architecture.max_position_embeddings, embedding),
+        "embeddings.token_type_embeddings.weight": (2, embedding),
+        **_norm("embeddings.LayerNorm", embedding),
+        **_linear("qa_outputs", hidden, 2),
+    }
+    if embedding != hidden:
+        shapes |= _linear("embeddings_project", embedding, hidden)
+    for index in range(architecture.num_hidden_layers):
+        layer = f"encoder.layer.{index}"
+        for part in ("query", "key", "value"):
+            shapes |= _linear(f"{layer}.attention.self.{part}", hidden, hidden)
+        shapes |= _linear(f"{layer}.attention.output.dense", hidden, hidden)
+        shapes |= _norm(f"{layer}.attention.output.LayerNorm", hidden)
+        shapes |= _linear(f"{layer}.intermediate.dense", hidden, architecture.intermediate_size)
+        shapes |= _linear(f"{layer}.output.dense", architecture.intermediate_size, hidden)
+        shapes |= _norm(f"{layer}.output.LayerNorm", hidden)
+    return shapes
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
 
 
 def _float(name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if tensor.dtype.kind != "f" and tensor.dtype.name != "bfloat16":
-        return tensor
     if not np.isfinite(tensor.astype(np.float32)).all():
         raise BuildError(f"{name} holds values that are not finite")
     return tensor if tensor.dtype == np.float16 else tensor.astype(np.float32)
 
 
 def _tokenizer(folder: Path) -> str:
-    """The `tokenizer.json`, or one made from `vocab.txt` by Transformers, if that is installed."""
-    serialized = folder / "tokenizer.json"
-    if serialized.is_file():
-        return serialized.read_text(encoding="utf-8")
-    if not (folder / "vocab.txt").is_file():
-        raise BuildError("the checkpoint has neither tokenizer.json nor vocab.txt")
-    from tokenizers import BertWordPieceTokenizer
-
-    return str(
-        BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=_do_lower_case(folder)).to_str()
-    )
+    """The content of `tokenizer.json`, or of one made from `vocab.txt`."""
+    serialized, vocab = folder / "tokenizer.json", folder / "vocab.txt"
+    try:
+        if serialized.is_file():
+            return serialized.read_text(encoding="utf-8")
+        if vocab.is_file():
+            made = BertWordPieceTokenizer(str(vocab), lowercase=_do_lower_case(folder))
+            return str(made.to_str())
+    except BuildError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception, and TypeError without [SEP]
+        name = serialized.name if serialized.is_file() else vocab.name
+        raise BuildError(f"{name} can't be read: {error}") from error
+    raise BuildError("the checkpoint has neither tokenizer.json nor vocab.txt")
 
 
 def _do_lower_case(folder: Path) -> bool:

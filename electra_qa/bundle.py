@@ -82,7 +82,7 @@ class Manifest:
         """Raises BundleError, naming the field, where the text is no manifest of this format."""
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
         if not isinstance(content, dict):
             raise BundleError(f"{MANIFEST} holds no JSON object")
@@ -96,6 +96,8 @@ class Manifest:
                 raise BundleError(f"{MANIFEST} lacks {name}")
             if not _is_a(content[name], hint):
                 raise BundleError(f"{MANIFEST}: {name} has a value of the wrong type")
+        if not all(isinstance(value, str) for value in content["files"].values()):
+            raise BundleError(f"{MANIFEST}: files has a value that is no sum")
         if unknown := content.keys() - hints.keys():
             raise BundleError(f"{MANIFEST} has an unknown field: {sorted(unknown)[0]}")
         return cls(**content)
@@ -166,6 +168,8 @@ def _check(folder: Path, name: str, expected: str) -> None:
         actual = sha256_of(folder / name)
     except OSError as error:
         raise BundleError(f"{name}: {error.strerror}") from error
+    except ValueError as error:  # a NUL or a lone surrogate in it
+        raise BundleError(f"{MANIFEST} names {name!r}, which is not a file's name") from error
     if actual != expected:
         raise BundleError(
             f"{name} is damaged: its sha256 is {actual[:12]}…, {MANIFEST} has {expected[:12]}…"

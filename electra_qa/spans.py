@@ -187,12 +187,15 @@ def merge(
 ) -> Prediction:
     """Put the decoded windows of one question together.
 
-    `windows` and `decoded` belong together pair by pair; at least one pair.
+    `windows` and `decoded` belong together pair by pair. Without any (a context that has no token)
+    there is no answer.
 
     By `Rules.RUN_SQUAD` answers are ordered by start + end logit, and of answers with the same
     text only the best counts. By `Rules.PIPELINE` they are ordered by probability, and the
     probabilities of answers whose texts differ at most in case are added up.
     """
+    if not decoded:
+        return Prediction((), True, 0.0, math.inf, 1.0)
     null_score = min(float(d.null_logits[0]) + float(d.null_logits[1]) for d in decoded)
     null_probability = min(
         math.exp(

@@ -47,10 +47,17 @@ def _questions(articles: Iterable[Any]) -> Iterator[SquadQuestion]:
             for qa in paragraph["qas"]:
                 yield SquadQuestion(
                     id=str(qa["id"]),
-                    question=qa["question"],
-                    context=paragraph["context"],
-                    answers=tuple(answer["text"] for answer in qa["answers"]),
+                    question=_text(qa, "question"),
+                    context=_text(paragraph, "context"),
+                    answers=tuple(_text(answer, "text") for answer in qa["answers"]),
                 )
+
+
+def _text(holder: dict[str, Any], key: str) -> str:
+    value = holder[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is not a text")
+    return value
 
 
 def read_by_id(path: Path, kind: type[str] | type[float]) -> dict[str, Any]:

@@ -80,6 +80,11 @@ class Tokenizer:
             raise ValueError(f"tokenizer.json has no {token} token: not an ELECTRA or BERT one")
         return int(token_id)
 
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest token id."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
     def question(self, text: str) -> npt.NDArray[np.int32]:
         """Token ids of a question, int32 [tokens], not yet cut to max_query_length."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)

@@ -42,7 +42,7 @@ class OpenVINOEngine:
         try:
             compiled = core.compile_model(str(bundle.graph_path), "CPU", config)
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO does not take the graph: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
         self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(self.slots):
             self._requests.put(compiled.create_infer_request())
@@ -66,11 +66,13 @@ class OpenVINOEngine:
                 log_partition=np.array(results["log_partition"]),
             )
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed on a batch: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO failed on a batch: {_reason(error)}") from error
         finally:
             self._requests.put(request)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _reason(error: Exception) -> str:
+    """OpenVINO's messages begin with the lines of its source that they passed through."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return said[0] if said else type(error).__name__

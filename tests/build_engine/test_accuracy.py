@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from electra_qa.build_engine.accuracy import predict
+from electra_qa.bundle import Bundle
+from electra_qa.engines import load_engine
+from electra_qa.squad import read_squad
+
+
+def test_a_bundle_answers_as_its_checkpoint_in_pytorch(
+    bundle: Bundle, squad_folder: Path, shared_models: Path
+) -> None:
+    path = shared_models / "electra-mini-squad2" / "reference_predictions.json"
+    reference = json.loads(path.read_text(encoding="utf-8"))
+    questions = read_squad(squad_folder / "dev-v2.0.json")[::400]
+    quiet = Console(file=io.StringIO())
+    predictions = predict(bundle, load_engine(bundle), questions, quiet)
+    assert len(predictions) == 30
+    for id_, prediction in predictions.items():
+        expected, best = reference[id_], prediction.answers[0]
+        assert ("" if prediction.is_impossible else best.text) == expected["text"]
+        assert (best.start, best.end) == (expected["start"], expected["end"])
+        assert best.start_logit + best.end_logit == pytest.approx(expected["best"], abs=1e-3)
+        assert prediction.null_score == pytest.approx(expected["null"], abs=1e-3)

@@ -1,0 +1,174 @@
+"""The whole graph against Transformers on PyTorch, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+
+from electra_qa.build_engine.checkpoint import load_checkpoint
+from electra_qa.build_engine.graph import OPSET, build_graph
+from electra_qa.spans import DecodedWindows, decode
+from electra_qa.windows import Window, WindowBatch, WindowSettings, make_windows
+
+Checkpoints = Callable[..., Path]
+N_BEST = 20
+MAX_ANSWER_LENGTH = 10
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "electra": ("electra", {"hidden_act": "gelu"}),
+    "electra, embeddings as wide as the rest": ("electra", {"embedding_size": 32}),
+    "electra, tanh gelu": ("electra", {"hidden_act": "gelu_new", "layer_norm_eps": 0.05}),
+    "electra, one head": ("electra", {"num_attention_heads": 1, "num_hidden_layers": 1}),
+    "bert": ("bert", {"hidden_act": "gelu"}),
+    "bert, tanh gelu of PyTorch": ("bert", {"hidden_act": "gelu_pytorch_tanh"}),
+    "bert, relu": ("bert", {"hidden_act": "relu", "layer_norm_eps": 0.05}),
+}
+
+
+def build(folder: Path) -> onnx.ModelProto:
+    return build_graph(
+        load_checkpoint(str(folder)), n_best_size=N_BEST, max_answer_length_limit=MAX_ANSWER_LENGTH
+    )
+
+
+def random_windows() -> list[Window]:
+    """Windows of unlike lengths, 10 to 64 tokens."""
+    random = np.random.default_rng(0)
+    windows: list[Window] = []
+    for question_tokens, context_tokens in ((5, 2), (8, 30), (3, 90)):
+        windows += make_windows(
+            random.integers(1000, 30522, question_tokens, dtype=np.int32),
+            random.integers(1000, 30522, context_tokens, dtype=np.int32),
+            settings=WindowSettings(max_seq_length=64, doc_stride=40, max_query_length=10),
+            cls_id=101,
+            sep_id=102,
+        )
+    assert len(windows) == 4
+    return windows
+
+
+def pad(windows: list[Window], length: int) -> WindowBatch:
+    return WindowBatch.pad(windows, [MAX_ANSWER_LENGTH] * len(windows), length=length, pad_id=0)
+
+
+def run(model: onnx.ModelProto, batch: WindowBatch) -> DecodedWindows:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    names = ["spans", "span_logits", "null_logits", "log_partition"]
+    return DecodedWindows(
+        *session.run(names, {"input_ids": batch.input_ids, "bounds": batch.bounds})
+    )
+
+
+def in_pytorch(folder: Path, windows: list[Window], length: int) -> npt.NDArray[np.float32]:
+    """Logits [2, windows, length], by Transformers' own mask and segment ids."""
+    import torch
+    from transformers import AutoModelForQuestionAnswering
+
+    inputs = {
+        name: torch.zeros(len(windows), length, dtype=torch.int64)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    for index, window in enumerate(windows):
+        inputs["input_ids"][index, : window.length] = torch.from_numpy(window.input_ids)
+        inputs["attention_mask"][index, : window.length] = 1
+        inputs["token_type_ids"][index, window.context_start : window.length] = 1
+    model = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        output = model(**inputs)
+    return torch.stack((output.start_logits, output.end_logits)).numpy()
+
+
+def assert_close(actual: DecodedWindows, expected: DecodedWindows, atol: float) -> None:
+    np.testing.assert_allclose(actual.null_logits, expected.null_logits, atol=atol)
+    np.testing.assert_allclose(actual.log_partition, expected.log_partition, atol=atol)
+    # Spans with nearly equal scores may change places, so only the best one is held to its place.
+    np.testing.assert_array_equal(actual.spans[:, 0], expected.spans[:, 0])
+    np.testing.assert_allclose(actual.span_logits[:, 0], expected.span_logits[:, 0], atol=atol)
+    np.testing.assert_allclose(
+        actual.span_logits.sum(axis=2), expected.span_logits.sum(axis=2), atol=2 * atol
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_graph_answers_as_transformers_does(shape: str, tiny_checkpoint: Checkpoints) -> None:
+    model_type, config = SHAPES[shape]
+    folder = tiny_checkpoint(model_type, **config)
+    batch = pad(random_windows(), 72)
+    start, end = in_pytorch(folder, random_windows(), 72)
+    # Weights with no effect on the logits would go unnoticed: the logits have to be far apart.
+    assert start.std() > 0.3
+    assert end.std() > 0.3
+    assert_close(run(build(folder), batch), decode(start, end, batch.bounds, N_BEST), atol=1e-4)
+
+
+def test_padding_and_neighbours_change_nothing(tiny_checkpoint: Checkpoints) -> None:
+    model = build(tiny_checkpoint("electra"))
+    windows = random_windows()
+    padded = run(model, pad(windows, 128))
+    for index, window in enumerate(windows):
+        alone = run(model, pad([window], window.length))
+        same = slice(index, index + 1)
+        assert_close(
+            DecodedWindows(
+                padded.spans[same],
+                padded.span_logits[same],
+                padded.null_logits[same],
+                padded.log_partition[same],
+            ),
+            alone,
+            atol=1e-5,
+        )
+
+
+def test_float16_weights_stay_float16_in_the_file_and_count_the_same(
+    tiny_checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    half = tiny_checkpoint("electra", dtype="float16")
+    full = tmp_path
+    for path in half.iterdir():
+        (full / path.name).write_bytes(path.read_bytes())
+    weights = load_file(half / "model.safetensors")
+    save_file(
+        {name: tensor.astype(np.float32) for name, tensor in weights.items()},
+        full / "model.safetensors",
+    )
+    half_model, full_model = build(half), build(full)
+    assert half_model.ByteSize() < 0.55 * full_model.ByteSize()
+    batch = pad(random_windows(), 64)
+    assert_close(run(half_model, batch), run(full_model, batch), atol=1e-6)
+
+
+def test_bfloat16_weights_become_float32(tiny_checkpoint: Checkpoints) -> None:
+    folder = tiny_checkpoint("electra", dtype="bfloat16")
+    batch = pad(random_windows(), 64)
+    start, end = in_pytorch(folder, random_windows(), 64)
+    assert_close(run(build(folder), batch), decode(start, end, batch.bounds, N_BEST), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_graph_is_valid_onnx_with_typed_inputs_and_outputs(
+    dtype: str, tiny_checkpoint: Checkpoints
+) -> None:
+    model = build(tiny_checkpoint("electra", dtype=dtype))
+    onnx.checker.check_model(model, full_check=True)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
+    types = onnx.TensorProto
+    assert [(i.name, i.type.tensor_type.elem_type) for i in model.graph.input] == [
+        ("input_ids", types.INT32),
+        ("bounds", types.INT32),
+    ]
+    assert [(o.name, o.type.tensor_type.elem_type) for o in model.graph.output] == [
+        ("spans", types.INT32),
+        ("span_logits", types.FLOAT),
+        ("null_logits", types.FLOAT),
+        ("log_partition", types.FLOAT),
+    ]

@@ -1,0 +1,108 @@
+"""What the tests share: the checkpoint in the repository, a bundle made from it, tiny models."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from electra_qa.bundle import Bundle
+from electra_qa.tokenization import Tokenizer
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = Path(__file__).parents[2] / "shared"
+
+# No deadline: the machines that run this are shared.
+hypothesis.settings.register_profile("electra-qa", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("electra-qa")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip("needs ../shared")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def squad_folder() -> Path:
+    return _shared("squad")
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    return _shared("models")
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    return REPOSITORY / "models" / "electra-mini-squad2"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(checkpoint: Path) -> Tokenizer:
+    return Tokenizer((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The checkpoint in the repository as an fp32 bundle, with the settings that `build` has."""
+    from rich.console import Console
+
+    from electra_qa.build_engine.build import BuildSettings, build_bundle
+
+    output = tmp_path_factory.mktemp("bundle")
+    quiet = Console(file=io.StringIO())
+    return build_bundle(str(checkpoint), output, BuildSettings(precision="fp32"), None, quiet)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Makes a question-answering checkpoint with random weights in a new folder.
+
+    `tiny_checkpoint("bert", dtype="float16", hidden_act="relu")`: the keywords that it doesn't
+    know are those of Transformers' config.
+    """
+
+    def make(model_type: str = "electra", *, dtype: str = "float32", **config: Any) -> Path:
+        import torch
+        from transformers import (
+            BertConfig,
+            BertForQuestionAnswering,
+            ElectraConfig,
+            ElectraForQuestionAnswering,
+        )
+
+        shape: dict[str, Any] = {
+            "vocab_size": 30522,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": 128,
+        }
+        if model_type == "electra":
+            shape = {"embedding_size": 16, **shape, **config}
+            model: Any = ElectraForQuestionAnswering(ElectraConfig(**shape))
+        else:
+            model = BertForQuestionAnswering(BertConfig(**shape | config))
+        # What Transformers starts from is too tame to test with: biases of 0, logits near 0.
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+                parameter.normal_(mean, 0.3, generator=generator)
+        folder = tmp_path_factory.mktemp(f"tiny-{model_type}-", numbered=True)
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(checkpoint / name, folder)
+        return folder
+
+    return make

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from electra_qa.bundle import MANIFEST, Bundle, BundleError, Manifest, load_bundle, write_bundle
+from electra_qa.windows import WindowSettings
+
+FILES = {"model.fp32.onnx": b"a graph, for all that a bundle knows", "tokenizer.json": b"{}"}
+VALUES = Manifest(
+    format=1,
+    source="tiny",
+    source_sha256="0" * 64,
+    architecture={"model_type": "electra"},
+    precision="fp32",
+    opset=20,
+    max_seq_length=384,
+    doc_stride=128,
+    max_query_length=64,
+    max_answer_length=30,
+    null_score_diff_threshold=-1.5,
+    n_best_size=20,
+    max_seq_length_limit=512,
+    max_answer_length_limit=64,
+    do_lower_case=True,
+    calibration=None,
+    metrics={"exact": 58.014},
+    files={},
+)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Bundle:
+    """A bundle of a few bytes."""
+    return write_bundle(tmp_path / "bundle", VALUES, FILES)
+
+
+def edit_manifest(bundle: Bundle, **changes: Any) -> None:
+    """Set fields of the manifest on disk; those set to `...` are dropped."""
+    path = bundle.path / MANIFEST
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {name: value for name, value in content.items() if value is not ...}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def test_what_is_written_is_what_is_read(small: Bundle) -> None:
+    loaded = load_bundle(small.path)
+    assert loaded == small
+    assert dataclasses.replace(loaded.manifest, files={}) == VALUES
+    assert loaded.manifest.files.keys() == FILES.keys()
+    assert loaded.graph_path.read_bytes() == FILES["model.fp32.onnx"]
+    assert loaded.tokenizer_path.read_bytes() == FILES["tokenizer.json"]
+    assert loaded.manifest.window_settings == WindowSettings(384, 128, 64)
+
+
+def test_the_same_content_has_the_same_sum_wherever_it_lies(small: Bundle, tmp_path: Path) -> None:
+    assert write_bundle(tmp_path / "other" / "place", VALUES, FILES).sha256 == small.sha256
+
+
+@pytest.mark.parametrize("change", [{"source": "other"}, {"metrics": None}, {"doc_stride": 127}])
+def test_another_manifest_has_another_sum(
+    small: Bundle, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    changed = dataclasses.replace(VALUES, **change)
+    assert write_bundle(tmp_path / "changed", changed, FILES).sha256 != small.sha256
+
+
+def test_writing_over_a_bundle_replaces_it(small: Bundle) -> None:
+    write_bundle(small.path, VALUES, {**FILES, "tokenizer.json": b"[]"})
+    loaded = load_bundle(small.path)
+    assert loaded.tokenizer_path.read_bytes() == b"[]"
+    assert loaded.sha256 != small.sha256
+
+
+def test_a_write_that_fails_leaves_no_bundle_behind(small: Bundle) -> None:
+    # Else the old manifest would stand beside some of the new files.
+    small.tokenizer_path.unlink()
+    small.tokenizer_path.mkdir()
+    with pytest.raises(OSError, match="Is a directory"):
+        write_bundle(small.path, VALUES, FILES)
+    with pytest.raises(BundleError, match=f"{MANIFEST}: No such file"):
+        load_bundle(small.path)
+
+
+def test_the_bundle_of_a_build_loads(bundle: Bundle) -> None:
+    assert load_bundle(bundle.path) == bundle
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("flip", [0x01, 0x80])
+def test_every_byte_of_damage_is_found(small: Bundle, name: str, flip: int) -> None:
+    path = small.path / name
+    content = path.read_bytes()
+    for index in range(len(content)):
+        damaged = bytearray(content)
+        damaged[index] ^= flip
+        path.write_bytes(damaged)
+        with pytest.raises(BundleError, match=f"{name} is damaged"):
+            load_bundle(small.path)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x80])
+def test_a_manifest_with_another_byte_is_refused_or_has_another_sum(
+    small: Bundle, flip: int
+) -> None:
+    path = small.path / MANIFEST
+    content = path.read_bytes()
+    for index in range(len(content)):
+        damaged = bytearray(content)
+        damaged[index] ^= flip
+        path.write_bytes(damaged)
+        with contextlib.suppress(BundleError):
+            assert load_bundle(small.path).sha256 != small.sha256
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("content", [b"", b"a graph, for all"])
+def test_a_file_that_is_cut_short_is_found(small: Bundle, name: str, content: bytes) -> None:
+    (small.path / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} is damaged"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *FILES])
+def test_a_missing_file_is_named(small: Bundle, name: str) -> None:
+    (small.path / name).unlink()
+    with pytest.raises(BundleError, match=f"{name}: No such file"):
+        load_bundle(small.path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=f"no bundle at {tmp_path}/nowhere"):
+        load_bundle(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_manifest_must_vouch_for_graph_and_tokenizer(small: Bundle, name: str) -> None:
+    sums = dict(small.manifest.files)
+    del sums[name]
+    edit_manifest(small, files=sums)
+    with pytest.raises(BundleError, match=f"names no {name}"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize("name", ["../{}", "{}/", "./{}", "/etc/{}", "a/../{}", "", ".", ".."])
+def test_a_file_name_never_leaves_the_folder(small: Bundle, name: str) -> None:
+    # The sum is right and the file is there: only its name is at fault.
+    name = name.format("secret")
+    (small.path.parent / "secret").write_bytes(FILES["tokenizer.json"])
+    (small.path / "secret").write_bytes(FILES["tokenizer.json"])
+    edit_manifest(
+        small, files=small.manifest.files | {name: small.manifest.files["tokenizer.json"]}
+    )
+    with pytest.raises(BundleError, match="which is not a file's name"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer\0.json", "\ud800"])
+def test_a_name_that_no_file_can_have_is_refused(small: Bundle, name: str) -> None:
+    edit_manifest(small, files=small.manifest.files | {name: "0" * 64})
+    with pytest.raises(BundleError):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Manifest)])
+def test_a_missing_field_is_named(small: Bundle, name: str) -> None:
+    edit_manifest(small, **{name: ...})
+    with pytest.raises(BundleError, match=rf"manifest.json .*\b{name}\b"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", None),
+        ("architecture", []),
+        ("precision", 32),
+        ("opset", "20"),
+        ("max_seq_length", 384.0),
+        ("max_seq_length", True),
+        ("max_seq_length", None),
+        ("null_score_diff_threshold", "0"),
+        ("null_score_diff_threshold", False),
+        ("do_lower_case", 1),
+        ("calibration", 5),
+        ("metrics", "58"),
+        ("files", ["model.fp32.onnx"]),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(small: Bundle, name: str, value: Any) -> None:
+    edit_manifest(small, **{name: value})
+    with pytest.raises(BundleError, match=f"{name} has a value of the wrong type"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize("value", [5, None])
+def test_a_sum_that_is_no_text_is_refused(small: Bundle, value: Any) -> None:
+    edit_manifest(small, files=small.manifest.files | {"tokenizer.json": value})
+    with pytest.raises(BundleError, match="files"):
+        load_bundle(small.path)
+
+
+def test_a_whole_number_is_a_number(small: Bundle) -> None:
+    edit_manifest(small, null_score_diff_threshold=-2)
+    assert load_bundle(small.path).manifest.null_score_diff_threshold == -2
+
+
+def test_an_unknown_field_is_named(small: Bundle) -> None:
+    edit_manifest(small, zeal=1)
+    with pytest.raises(BundleError, match="unknown field: zeal"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize("value", [0, 2, "1", None, True])
+def test_another_format_is_refused(small: Bundle, value: Any) -> None:
+    edit_manifest(small, format=value)
+    with pytest.raises(BundleError, match="format"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "no JSON object"),
+        (b"\xff\xfe", "not UTF-8"),
+        pytest.param(
+            b"[" * 200_000,
+            "not JSON",
+            id="nested",
+        ),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(small: Bundle, content: bytes, message: str) -> None:
+    (small.path / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{MANIFEST}.*{message}"):
+        load_bundle(small.path)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from electra_qa.bundle import Bundle, write_bundle
+from electra_qa.engines import EngineError, load_engine
+from electra_qa.tokenization import Tokenizer
+from electra_qa.windows import WindowBatch, WindowSettings, make_windows
+
+
+def batch_of(tokenizer: Tokenizer, question: str) -> WindowBatch:
+    windows = make_windows(
+        tokenizer.question(question),
+        tokenizer.context("Rollo came from Denmark. The Normans came from all over.").ids,
+        settings=WindowSettings(32, 4, 16),
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+    )
+    return WindowBatch.pad(windows, [8] * len(windows), length=32, pad_id=tokenizer.pad_id)
+
+
+def test_calls_from_many_threads_keep_their_own_results(
+    bundle: Bundle, tokenizer: Tokenizer
+) -> None:
+    engine = load_engine(bundle)
+    questions = ["Who came?", "What is the name of the place that they came from?", "When?"]
+    batches = [batch_of(tokenizer, question) for question in questions]
+    alone = [engine.run(batch) for batch in batches]
+    assert not np.array_equal(alone[0].null_logits, alone[1].null_logits)
+    # More threads than the engine has slots: the others wait inside.
+    with ThreadPoolExecutor(engine.slots + 2) as pool:
+        together = list(pool.map(engine.run, batches * 8))
+    for index, actual in enumerate(together):
+        expected = alone[index % len(batches)]
+        for field in dataclasses.fields(expected):
+            np.testing.assert_array_equal(
+                getattr(actual, field.name), getattr(expected, field.name)
+            )
+
+
+def test_a_refused_graph_is_told_by_its_reason(bundle: Bundle, tmp_path: Path) -> None:
+    other = write_bundle(tmp_path, bundle.manifest, {"model.fp32.onnx": b"", "tokenizer.json": b""})
+    with pytest.raises(EngineError) as caught:
+        load_engine(other)
+    assert not str(caught.value).endswith(".cpp:132:")
+    assert "Exception from" not in str(caught.value)
+
+
+def test_a_file_that_is_no_graph_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    other = write_bundle(tmp_path, bundle.manifest, {"model.fp32.onnx": b"", "tokenizer.json": b""})
+    with pytest.raises(EngineError, match="does not take the graph"):
+        load_engine(other)
