@@ -1,9 +1,10 @@
-"""The steps of a build, in order: load, export, write, compile, measure."""
+"""The steps of a build, in order: load, quantize, export, write, compile, measure."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,17 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
+from rich.progress import Progress
 
-from electra_qa.bundle import FORMAT, TOKENIZER, Bundle, Manifest, graph_name, write_bundle
+from electra_qa.bundle import (
+    FORMAT,
+    MANIFEST,
+    TOKENIZER,
+    Bundle,
+    Manifest,
+    graph_name,
+    write_bundle,
+)
 from electra_qa.engines import Engine, EngineError, load_engine
 from electra_qa.settings import setting
 from electra_qa.squad import SquadError
@@ -20,10 +30,12 @@ from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings
 
 from .accuracy import measure
+from .calibration import calibration_windows, observe
 from .check import check_graph
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import BuildError
 from .graph import MAX_PAIRS, OPSET, build_graph
+from .quantization import QuantizationSettings, QuantizedLinear, quantize, sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +43,7 @@ class BuildSettings:
     """What a bundle is built with; see `electra_qa.bundle.Manifest`. Every field is an option of
     `electra-qa build`. Names and defaults are `run_squad.py`'s where it has them."""
 
-    precision: Literal["fp32"] = setting("fp32", "Of the graph.")
+    precision: Literal["fp32", "fp16", "int8"] = setting("fp32", "Of the graph.")
     max_seq_length: int = setting(384, "Of a window, in tokens.", minimum=8)
     doc_stride: int = setting(128, "How far one window starts behind the one before.", minimum=1)
     max_query_length: int = setting(64, "Of a question, in tokens.", minimum=1)
@@ -41,27 +53,45 @@ class BuildSettings:
     null_score_diff_threshold: float | None = setting(
         None, "There is no answer over this.  [default: the checkpoint's own, or 0]"
     )
+    calibration_windows: int = setting(300, "Windows that int8 is calibrated on.", minimum=1)
+    embeddings: Literal["int8", "fp16"] = setting(
+        "int8", "How an int8 bundle stores the word embeddings, half of a small model."
+    )
+    max_f1_drop: float | None = setting(
+        None, "Fail where F1 on --data is lower than that of float32 by more than this, in percent."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BuildData:
+    """SQuAD files. calibration: what int8 is calibrated on. accuracy: what the bundle is measured
+    on. Neither may be the dev set that is reported."""
+
+    calibration: tuple[Path, ...] = ()
+    accuracy: Path | None = None
 
 
 def build_bundle(
     checkpoint_name: str,
     output: Path,
     settings: BuildSettings,
-    data: Path | None,
+    data: BuildData,
     console: Console,
 ) -> Bundle:
     """Make a bundle in the folder `output` from a checkpoint (a folder or a hub id).
 
-    data: a SQuAD file to measure EM and F1 on, for the manifest.
-
-    Progress goes to `console`. Raises BuildError.
+    Progress goes to `console`. Raises BuildError; then `output` has no bundle that loads.
     """
     with _step(console, f"Loading {checkpoint_name}"):
         checkpoint = load_checkpoint(checkpoint_name)
-        _check(checkpoint, settings)
+        _check(checkpoint, settings, data)
+    linears = _quantize(checkpoint, settings, data, console) if settings.precision == "int8" else {}
     with _step(console, f"Exporting the graph ({settings.precision}, opset {OPSET})"):
         graph = build_graph(
             checkpoint,
+            half=settings.precision != "fp32",
+            linears=linears,
+            int8_embeddings=bool(linears) and settings.embeddings == "int8",
             n_best_size=settings.n_best_size,
             max_answer_length_limit=settings.max_answer_length_limit,
         )
@@ -71,19 +101,71 @@ def build_bundle(
             graph_name(settings.precision): graph.SerializeToString(deterministic=True),
             TOKENIZER: checkpoint.tokenizer.encode(),
         }
-    manifest = _manifest(checkpoint, settings)
+    manifest = _manifest(checkpoint, settings, data)
     with _step(console, f"Writing {output}"):
         bundle = _write(output, manifest, files)
     with _step(console, "Compiling for this machine"):
         engine = _compile(bundle)
     console.print(f"  {engine.device}")
-    if data is None:
+    if data.accuracy is None:
         return bundle
     try:
-        metrics = measure(bundle, engine, data, console)
+        metrics = measure(bundle, engine, data.accuracy, console)
     except (SquadError, EngineError) as error:
         raise BuildError(str(error)) from error
+    if settings.max_f1_drop is not None:
+        _check_drop(checkpoint_name, settings, data.accuracy, metrics["f1"], console, output)
     return _write(output, dataclasses.replace(manifest, metrics=metrics), files)
+
+
+def _quantize(
+    checkpoint: Checkpoint, settings: BuildSettings, data: BuildData, console: Console
+) -> dict[str, QuantizedLinear]:
+    tokenizer = Tokenizer(checkpoint.tokenizer)
+    windows = WindowSettings(
+        settings.max_seq_length, settings.doc_stride, settings.max_query_length
+    )
+    try:
+        drawn = calibration_windows(
+            data.calibration, tokenizer, windows, settings.calibration_windows
+        )
+    except SquadError as error:
+        raise BuildError(str(error)) from error
+    if not drawn:
+        raise BuildError("the calibration files hold no question")
+    with Progress(console=console) as progress:
+        watching = progress.add_task("Calibrating", total=len(drawn))
+        rounding = progress.add_task("Rounding", total=len(sites(checkpoint)))
+        observed = observe(checkpoint, drawn, lambda: progress.advance(watching))
+        return quantize(
+            checkpoint, observed, QuantizationSettings(), lambda: progress.advance(rounding)
+        )
+
+
+def _check_drop(
+    checkpoint_name: str,
+    settings: BuildSettings,
+    accuracy: Path,
+    f1: float,
+    console: Console,
+    output: Path,
+) -> None:
+    """Raises BuildError, and takes the bundle away, where float32 is better by too much."""
+    with tempfile.TemporaryDirectory() as folder:
+        reference = build_bundle(
+            checkpoint_name,
+            Path(folder),
+            dataclasses.replace(settings, precision="fp32", max_f1_drop=None),
+            BuildData(accuracy=accuracy),
+            console,
+        )
+    drop = (reference.manifest.metrics or {})["f1"] - f1
+    console.print(f"  F1 is {drop:.2f} under that of float32")
+    if settings.max_f1_drop is not None and drop > settings.max_f1_drop:
+        (output / MANIFEST).unlink()
+        raise BuildError(
+            f"F1 on {accuracy.name} drops by {drop:.2f}, max_f1_drop is {settings.max_f1_drop:g}"
+        )
 
 
 @contextmanager
@@ -93,8 +175,14 @@ def _step(console: Console, what: str) -> Iterator[None]:
     console.print(f"{what}: done")
 
 
-def _check(checkpoint: Checkpoint, settings: BuildSettings) -> None:
+def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> None:
     """Raises BuildError for settings that this checkpoint can't have."""
+    if settings.precision == "int8" and not data.calibration:
+        raise BuildError("int8 needs questions to calibrate on: --calibration SQUAD_FILE")
+    if data.accuracy is not None and data.accuracy in data.calibration:
+        raise BuildError(f"{data.accuracy.name}: calibrate on other data than it is measured on")
+    if settings.max_f1_drop is not None and data.accuracy is None:
+        raise BuildError("max_f1_drop needs questions to measure on: --data SQUAD_FILE")
     longest = checkpoint.architecture.max_position_embeddings
     if settings.max_seq_length > longest:
         raise BuildError(
@@ -128,8 +216,12 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings) -> None:
         raise BuildError("null_score_diff_threshold must be a number, got NaN")
 
 
-def _manifest(checkpoint: Checkpoint, settings: BuildSettings) -> Manifest:
+def _manifest(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> Manifest:
     threshold = settings.null_score_diff_threshold
+    calibration = None
+    if settings.precision == "int8":
+        files = ", ".join(file.name for file in data.calibration)
+        calibration = f"{settings.calibration_windows} windows of {files}"
     return Manifest(
         format=FORMAT,
         source=checkpoint.source,
@@ -148,7 +240,7 @@ def _manifest(checkpoint: Checkpoint, settings: BuildSettings) -> Manifest:
         max_seq_length_limit=checkpoint.architecture.max_position_embeddings,
         max_answer_length_limit=settings.max_answer_length_limit,
         do_lower_case=checkpoint.do_lower_case,
-        calibration=None,
+        calibration=calibration,
         metrics=None,
         files={},
     )

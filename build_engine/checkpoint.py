@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,18 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _number(config: dict[str, Any], name: str, default: float) -> float:
     value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         raise BuildError(f"config.json: {name} is not a number: {value!r}")
     return float(value)
+
+
+def _size(config: dict[str, Any], name: str) -> int:
+    if name not in config:
+        raise BuildError(f"config.json lacks {name!r}")
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BuildError(f"config.json: {name} is not a whole number over 0: {value!r}")
+    return value
 
 
 def _architecture(config: dict[str, Any]) -> Architecture:
@@ -136,26 +146,23 @@ def _architecture(config: dict[str, Any]) -> Architecture:
     hidden_act = config.get("hidden_act", "gelu")
     if hidden_act not in ACTIVATIONS:
         raise BuildError(f"hidden_act is {hidden_act!r}; this build takes {', '.join(ACTIVATIONS)}")
-    try:
-        heads, hidden_size = config["num_attention_heads"], config["hidden_size"]
-        if heads < 1 or hidden_size % heads:
-            raise BuildError(
-                f"num_attention_heads must divide hidden_size ({hidden_size}), got {heads}"
-            )
-        return Architecture(
-            model_type=model_type,
-            vocab_size=config["vocab_size"],
-            embedding_size=config.get("embedding_size", hidden_size),
-            hidden_size=hidden_size,
-            num_hidden_layers=config["num_hidden_layers"],
-            num_attention_heads=heads,
-            intermediate_size=config["intermediate_size"],
-            max_position_embeddings=config["max_position_embeddings"],
-            hidden_act=hidden_act,
-            layer_norm_eps=config.get("layer_norm_eps", 1e-12),
+    hidden_size, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    if hidden_size % heads:
+        raise BuildError(
+            f"num_attention_heads must divide hidden_size ({hidden_size}), got {heads}"
         )
-    except KeyError as error:
-        raise BuildError(f"config.json lacks {error}") from error
+    return Architecture(
+        model_type=model_type,
+        vocab_size=_size(config, "vocab_size"),
+        embedding_size=_size({"embedding_size": hidden_size} | config, "embedding_size"),
+        hidden_size=hidden_size,
+        num_hidden_layers=_size(config, "num_hidden_layers"),
+        num_attention_heads=heads,
+        intermediate_size=_size(config, "intermediate_size"),
+        max_position_embeddings=_size(config, "max_position_embeddings"),
+        hidden_act=hidden_act,
+        layer_norm_eps=_number(config, "layer_norm_eps", 1e-12),
+    )
 
 
 def _load_weights(path: Path, architecture: Architecture) -> Weights:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from electra_qa.settings import settings_options
 
-from .build import BuildSettings, build_bundle
+from .build import BuildData, BuildSettings, build_bundle
 from .check import check_graph
 from .errors import BuildError
 
@@ -31,12 +31,25 @@ from .errors import BuildError
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A SQuAD file: measure EM and F1 on it and write them into the manifest.",
 )
+@click.option(
+    "--calibration",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A SQuAD file of training data to calibrate int8 on; may be given several times.",
+)
 @settings_options(BuildSettings)
-def build(checkpoint: str, output: Path, data: Path | None, **settings: Any) -> None:
+def build(
+    checkpoint: str,
+    output: Path,
+    calibration: tuple[Path, ...],
+    data: Path | None,
+    **settings: Any,
+) -> None:
     """Make a bundle from a fine-tuned ELECTRA or BERT checkpoint, and compile it here."""
     console = Console(stderr=True)
     try:
-        bundle = build_bundle(checkpoint, output, BuildSettings(**settings), data, console)
+        files = BuildData(calibration, data)
+        bundle = build_bundle(checkpoint, output, BuildSettings(**settings), files, console)
     except BuildError as error:
         raise click.ClickException(str(error)) from error
     click.echo(bundle.path)

@@ -19,7 +19,7 @@ NumPy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ from electra_qa.windows import BOUNDS
 
 from .checkpoint import Architecture, Checkpoint
 from .errors import BuildError
+from .quantization import QuantizedInput, QuantizedLinear, quantize_table
 
 OPSET = 20  # Gelu came with 20, LayerNormalization with 17
 IR_VERSION = 10
@@ -44,11 +45,19 @@ PADDING_BIAS = -1e4
 
 
 def build_graph(
-    checkpoint: Checkpoint, *, half: bool = False, n_best_size: int, max_answer_length_limit: int
+    checkpoint: Checkpoint,
+    *,
+    half: bool = False,
+    linears: Mapping[str, QuantizedLinear] | None = None,
+    int8_embeddings: bool = False,
+    n_best_size: int,
+    max_answer_length_limit: int,
 ) -> onnx.ModelProto:
     """The graph of a checkpoint, strongly typed: no engine may choose a type in it.
 
     half: compute in float16, else in float32.
+    linears: linear layers to compute in int8, by name.
+    int8_embeddings: store the word embeddings in int8.
     n_best_size: how many spans of a window are decoded.
     max_answer_length_limit: the longest answer, in tokens, that a caller may ask for.
 
@@ -65,13 +74,14 @@ def build_graph(
     Raises BuildError where a weight is out of float16's range.
     """
     graph = ir.Graph(inputs=[], outputs=[], nodes=[], opset_imports={"": OPSET}, name="electra_qa")
-    writer = _Writer(graph, checkpoint, half)
+    writer = _Writer(graph, checkpoint, half, linears or {})
     builder = writer.builder
     input_ids = builder.input("input_ids", ir.DataType.INT32, ["windows", "length"])
     bounds = builder.input("bounds", ir.DataType.INT32, ["windows", len(BOUNDS)])
     columns = _Columns(writer, input_ids, bounds)
     with writer.scope("encoder"):
-        hidden = _encoder(writer, checkpoint.architecture, input_ids, columns)
+        words = (writer.int8_embedding if int8_embeddings else writer.embedding)("word", input_ids)
+        hidden = _encoder(writer, checkpoint.architecture, words, columns)
     with writer.scope("qa_outputs"):
         head = writer.full_weight("qa_outputs.weight", transpose=True)
         product = writer.op.MatMul(writer.full(hidden), head)
@@ -94,12 +104,20 @@ class _Writer:
     """onnxscript's builder with the checkpoint's weights at hand, and the graph's two types:
     `dtype`, which it computes in, and float32 ("full"), for what needs that."""
 
-    def __init__(self, graph: ir.Graph, checkpoint: Checkpoint, half: bool = False) -> None:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        checkpoint: Checkpoint,
+        half: bool,
+        linears: Mapping[str, QuantizedLinear],
+    ) -> None:
         self.builder = GraphBuilder(graph)
         self.op: Op = self.builder.op
         self.dtype = np.dtype(np.float16 if half else np.float32)
         self._half = half
         self._weights = checkpoint.weights
+        self._linears = linears
+        self._rounded: dict[ir.Value, ir.Value] = {}
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -144,9 +162,48 @@ class _Writer:
         rows = self.op.Gather(self._store(name, array, False), index, axis=0)
         return rows if array.dtype == np.float32 else self.op.Cast(rows, to=ir.DataType.FLOAT)
 
+    def int8_embedding(self, name: str, index: ir.Value) -> ir.Value:
+        """Rows of a table that is stored in int8, in float32.
+
+        Dequantized before the Gather, not behind it: of a Gather from an int8 table TensorRT's
+        documentation says nothing. Engines fold the constant.
+        """
+        name = f"embeddings.{name}_embeddings.weight"
+        table, scale = quantize_table(self._weights[name])
+        values = self.op.DequantizeLinear(
+            self._store(name, table, False),
+            self._store(f"{name}.scale", scale.astype(self.dtype), False),
+            self.constant("zero", np.zeros(len(scale), np.int8)),
+            axis=0,
+        )
+        return self.full(self.op.Gather(values, index, axis=0))
+
     def linear(self, x: ir.Value, name: str) -> ir.Value:
+        if name in self._linears:
+            return self._int8_linear(x, name, self._linears[name])
         product = self.op.MatMul(x, self.weight(f"{name}.weight", transpose=True))
         return self.op.Add(product, self.weight(f"{name}.bias"))
+
+    def _int8_linear(self, x: ir.Value, name: str, linear: QuantizedLinear) -> ir.Value:
+        if x not in self._rounded:  # query, key and value share one
+            self._rounded[x] = self._round(x, linear.input)
+        weight = self.op.DequantizeLinear(
+            self._store(f"{name}.weight", linear.weight, False),
+            self._store(f"{name}.weight_scale", linear.weight_scale.astype(self.dtype), False),
+            self.constant("weight_zero", np.zeros(len(linear.weight_scale), np.int8)),
+            axis=1,
+        )
+        product = self.op.MatMul(self._rounded[x], weight)
+        bias = self._store(f"{name}.bias", linear.bias.astype(self.dtype), False)
+        return self.op.Add(product, bias)
+
+    def _round(self, x: ir.Value, how: QuantizedInput) -> ir.Value:
+        """Through int8 and back, by QuantizeLinear and DequantizeLinear."""
+        smoothed = self.op.Mul(x, self.constant("factor", how.factor.astype(self.dtype)))
+        scale = self.constant("scale", np.array(how.scale, self.dtype))
+        zero = self.constant("zero", np.array(0, np.int8))
+        rounded = self.op.QuantizeLinear(smoothed, scale, zero)
+        return self.op.DequantizeLinear(rounded, scale, zero)
 
     def layer_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:
         """Of a float32 sum; the result has the type that the graph computes in."""
@@ -182,12 +239,12 @@ class _Columns:
 
 
 def _encoder(
-    writer: _Writer, architecture: Architecture, input_ids: ir.Value, columns: _Columns
+    writer: _Writer, architecture: Architecture, words: ir.Value, columns: _Columns
 ) -> ir.Value:
+    """words: float32 [windows, length, embedding_size]."""
     op = writer.op
     epsilon = architecture.layer_norm_eps
     with writer.scope("embeddings"):
-        words = writer.embedding("word", input_ids)
         positions = writer.embedding("position", columns.positions)
         segment = op.Cast(columns.second_segment, to=ir.DataType.INT32)
         segments = writer.embedding("token_type", segment)

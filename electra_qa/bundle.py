@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from typing import Any
 from .windows import WindowSettings
 
 FORMAT = 1
+PRECISIONS = ("fp32", "fp16", "int8")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 
@@ -38,7 +40,7 @@ class Manifest:
 
     source, source_sha256: the checkpoint's name and the sha256 of its weights.
     architecture: the encoder's shape, with the names of Transformers' `config.json`.
-    precision: of the graph: "fp32".
+    precision: of the graph: "fp32", "fp16" or "int8".
     opset: of ONNX's default domain.
     max_seq_length, doc_stride, max_query_length, max_answer_length, null_score_diff_threshold:
         defaults for a request, with `run_squad.py`'s names and meanings, in tokens.
@@ -100,7 +102,28 @@ class Manifest:
             raise BundleError(f"{MANIFEST}: files has a value that is no sum")
         if unknown := content.keys() - hints.keys():
             raise BundleError(f"{MANIFEST} has an unknown field: {sorted(unknown)[0]}")
-        return cls(**content)
+        manifest = cls(**content)
+        manifest.check()
+        return manifest
+
+    def check(self) -> None:
+        """Raises BundleError, naming the field, where a value can't be served."""
+        if self.precision not in PRECISIONS:
+            raise BundleError(f"{MANIFEST}: precision must be one of {', '.join(PRECISIONS)}")
+        if math.isnan(self.null_score_diff_threshold):
+            raise BundleError(f"{MANIFEST}: null_score_diff_threshold must be a number, got NaN")
+        for name, highest in (
+            ("n_best_size", None),
+            ("max_answer_length", self.max_answer_length_limit),
+            ("max_seq_length", self.max_seq_length_limit),
+        ):
+            value = getattr(self, name)
+            if value < 1 or (highest is not None and value > highest):
+                raise BundleError(f"{MANIFEST}: {name} is out of range: {value}")
+        try:
+            self.window_settings  # noqa: B018
+        except ValueError as error:
+            raise BundleError(f"{MANIFEST}: {error}") from error
 
 
 def _is_a(value: object, hint: Any) -> bool:
@@ -183,6 +206,8 @@ def sha256_of(path: Path) -> str:
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Write a bundle; the sums of `files` replace those of `manifest`. The manifest comes last."""
+    if any(Path(name).name != name for name in files):
+        raise ValueError("files must have plain names")
     path.mkdir(parents=True, exist_ok=True)
     (path / MANIFEST).unlink(missing_ok=True)
     for name, content in files.items():

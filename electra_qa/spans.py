@@ -211,7 +211,7 @@ def merge(
         answers = _answers_pipeline(context, candidates, options)
     else:
         answers = _answers_run_squad(context, candidates, options)
-    best = max((a.start_logit + a.end_logit for a in answers), default=-math.inf)
+    best = answers[0].start_logit + answers[0].end_logit if answers else -math.inf
     null_score_diff = null_score - best
     return Prediction(
         answers=tuple(answers),

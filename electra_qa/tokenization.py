@@ -73,6 +73,10 @@ class Tokenizer:
         self.cls_id = self._special("[CLS]")
         self.sep_id = self._special("[SEP]")
         self.pad_id = self._special("[PAD]")
+        try:
+            self.context("\ue000")  # a character that no vocabulary has
+        except Exception as error:
+            raise ValueError(f"tokenizer.json can't encode every text: {error}") from error
 
     def _special(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)

@@ -54,11 +54,11 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     """The checkpoint in the repository as an fp32 bundle, with the settings that `build` has."""
     from rich.console import Console
 
-    from electra_qa.build_engine.build import BuildSettings, build_bundle
+    from electra_qa.build_engine.build import BuildData, BuildSettings, build_bundle
 
     output = tmp_path_factory.mktemp("bundle")
     quiet = Console(file=io.StringIO())
-    return build_bundle(str(checkpoint), output, BuildSettings(precision="fp32"), None, quiet)
+    return build_bundle(str(checkpoint), output, BuildSettings(), BuildData(), quiet)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 
-import numpy as np
 import openvino
 
 from ..bundle import Bundle
@@ -14,10 +14,11 @@ from . import EngineError, EngineSettings, steps
 
 # A new shape costs a kernel (10 to 20 ms, once); 16 tokens more padding cost more in the long run.
 LENGTH_STEP = 16
+OUTPUTS = tuple(field.name for field in dataclasses.fields(DecodedWindows))
 
-# What OpenVINO computes in between the nodes whose type the graph leaves open. Without this it
-# takes bfloat16 wherever the CPU has it, also for a float32 graph.
-INFERENCE_PRECISION = {"fp32": "f32"}
+# x86 has no float16 arithmetic to speak of. What these compute in float16 on a GPU is computed in
+# bfloat16 here where the CPU has that, and in float32 elsewhere.
+HALF_PRECISIONS = ("fp16", "int8")
 
 
 class OpenVINOEngine:
@@ -31,14 +32,17 @@ class OpenVINOEngine:
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(LENGTH_STEP, bundle.manifest.max_seq_length_limit)
+        core = openvino.Core()
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        half = bundle.manifest.precision in HALF_PRECISIONS and "BF16" in capabilities
+        precision = "bf16" if half else "f32"
         config = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
-            "INFERENCE_PRECISION_HINT": INFERENCE_PRECISION[bundle.manifest.precision],
+            "INFERENCE_PRECISION_HINT": precision,
         }
         if settings.threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(settings.threads)
-        core = openvino.Core()
         try:
             compiled = core.compile_model(str(bundle.graph_path), "CPU", config)
         except RuntimeError as error:
@@ -49,7 +53,7 @@ class OpenVINOEngine:
         self.device = (
             f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME')}), "
             f"{compiled.get_property('INFERENCE_NUM_THREADS')} threads, "
-            f"OpenVINO {openvino.__version__}"
+            f"OpenVINO {openvino.__version__.partition('-')[0]}, {precision}"
         )
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
@@ -59,12 +63,7 @@ class OpenVINOEngine:
                 {"input_ids": batch.input_ids, "bounds": batch.bounds}, share_inputs=True
             )
             # Copies, since the request's own memory is the next batch's: a few numbers a window.
-            return DecodedWindows(
-                spans=np.array(results["spans"]),
-                span_logits=np.array(results["span_logits"]),
-                null_logits=np.array(results["null_logits"]),
-                log_partition=np.array(results["log_partition"]),
-            )
+            return DecodedWindows(**{name: results[name] for name in OUTPUTS})
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on a batch: {_reason(error)}") from error
         finally:

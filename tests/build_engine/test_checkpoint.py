@@ -227,3 +227,23 @@ def test_a_vocab_txt_of_a_cased_model_keeps_case(folder: Path, tmp_path: Path) -
     loaded = with_vocabulary_only(folder, vocabulary, do_lower_case=False)
     assert not loaded.do_lower_case
     assert Tokenizer(loaded.tokenizer).question("Norse norse é").tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", "32"),
+        ("hidden_size", 32.0),
+        ("num_attention_heads", None),
+        ("num_hidden_layers", "2"),
+        ("vocab_size", True),
+        ("layer_norm_eps", "x"),
+        ("layer_norm_eps", None),
+        ("null_score_diff_threshold", float("nan")),
+    ],
+)
+def test_a_number_of_the_config_that_is_none_is_named(
+    folder: Path, name: str, value: object
+) -> None:
+    edit_config(folder, **{name: value})
+    assert f"config.json: {name} is not a" in refusal(folder)

@@ -47,7 +47,7 @@ def decode_alone(n_best: int, band: int) -> onnx.ModelProto:
     model = ir.Graph(
         inputs=[], outputs=[], nodes=[], opset_imports={"": graph.OPSET}, name="decode"
     )
-    writer = graph._Writer(model, _NoWeights())  # type: ignore[arg-type]
+    writer = graph._Writer(model, _NoWeights(), False, {})  # type: ignore[arg-type]
     builder = writer.builder
     input_ids = builder.input("input_ids", ir.DataType.INT32, ["windows", "length"])
     bounds = builder.input("bounds", ir.DataType.INT32, ["windows", len(BOUNDS)])

@@ -241,3 +241,28 @@ def test_a_manifest_that_is_none_is_refused(small: Bundle, content: bytes, messa
     (small.path / MANIFEST).write_bytes(content)
     with pytest.raises(BundleError, match=f"{MANIFEST}.*{message}"):
         load_bundle(small.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("precision", "int9"),
+        ("null_score_diff_threshold", float("nan")),
+        ("n_best_size", -1),
+        ("max_answer_length", 10_000),
+        ("max_seq_length", 0),
+        ("max_seq_length", 10_000),
+        ("max_query_length", 400),
+        ("doc_stride", 0),
+    ],
+)
+def test_a_value_that_can_not_be_served_is_named(small: Bundle, name: str, value: Any) -> None:
+    edit_manifest(small, **{name: value})
+    with pytest.raises(BundleError, match=r"manifest.json: .*(doc_stride|max_seq|" + name + ")"):
+        load_bundle(small.path)
+
+
+def test_a_bundle_is_written_in_its_folder_only(small: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="plain names"):
+        write_bundle(tmp_path / "new", small.manifest, {"../escaped": b""})
+    assert not (tmp_path / "escaped").exists()

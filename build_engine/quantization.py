@@ -1,0 +1,213 @@
+"""INT8 post-training quantization of an encoder: what every linear layer is rounded to.
+
+The input of a linear layer gets one scale, its weights get one for each output channel; all of it
+is symmetric int8 with a zero point of 0, the form that TensorRT asks for and that OpenVINO and ONNX
+Runtime take. Attention's own two products, layer norms, activation functions, span head and decode
+are left alone. `graph.py` writes the result down as QuantizeLinear and DequantizeLinear.
+
+Four steps keep the error small. In exact arithmetic the first two change nothing:
+
+1. Split. Trained encoders have a few neurons in a feed-forward layer whose activation × weight is
+   huge, and with it the scale of every weight of an output channel. Such a neuron is repeated n
+   times with 1/n of its outgoing weights (Zhao et al., 2019, "Improving Neural Network Quantization
+   without Retraining using Outlier Channel Splitting").
+2. Smooth. Each channel of an input is multiplied by a factor that its weights are divided by (Xiao
+   et al., 2023, "SmoothQuant").
+3. Round. Weights are rounded one input channel after the other, and the channels that follow make
+   up for each error, for the inputs as they are quantized (Frantar et al., 2023, "GPTQ").
+4. The mean error that is left goes into the bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .checkpoint import Checkpoint
+
+Floats = npt.NDArray[np.float32]
+
+INT8_MAX = 127
+SMALLEST = 1e-5  # in place of 0, where a range or a scale divides
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedInput:
+    """How the input of a linear layer is rounded: round(x × factor / scale).
+
+    factor: float32 [in].
+    """
+
+    factor: Floats
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLinear:
+    """A linear layer in int8: input · (weight × weight_scale) + bias.
+
+    weight: int8 [in, out]. weight_scale, bias: float32 [out].
+    """
+
+    input: QuantizedInput
+    weight: npt.NDArray[np.int8]
+    weight_scale: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What calibration saw of the input of linear layers.
+
+    reach: float32 [in], the largest magnitude over all tokens.
+    sample: float32 [tokens, in], some of the tokens.
+    """
+
+    reach: Floats
+    sample: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSettings:
+    """split_neurons: by how many each feed-forward layer grows; a multiple of 64 keeps sizes even.
+    smoothing: how much of the inputs' unevenness the weights take over, from 0 to 1.
+    """
+
+    split_neurons: int = 64
+    smoothing: float = 0.95
+
+
+def sites(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
+    """The linear layers that are quantized, grouped by the input that they share."""
+    groups: list[tuple[str, ...]] = []
+    if "embeddings_project.weight" in checkpoint.weights:
+        groups.append(("embeddings_project",))
+    for index in range(checkpoint.architecture.num_hidden_layers):
+        layer = f"encoder.layer.{index}"
+        attention = f"{layer}.attention"
+        groups += [
+            tuple(f"{attention}.self.{part}" for part in ("query", "key", "value")),
+            (f"{attention}.output.dense",),
+            (f"{layer}.intermediate.dense",),
+            (f"{layer}.output.dense",),
+        ]
+    return groups
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    observed: Mapping[str, Observed],
+    settings: QuantizationSettings,
+    on_site: Callable[[], None],
+) -> dict[str, QuantizedLinear]:
+    """The quantized linear layers of a checkpoint, by name.
+
+    observed: what calibration saw, by the name of the first layer of each site.
+    on_site: called once a site is done.
+    """
+    weights = {
+        name: np.ascontiguousarray(checkpoint.weights[f"{name}.weight"].T, dtype=np.float32)
+        for group in sites(checkpoint)
+        for name in group
+    }
+    biases = {name: checkpoint.weights[f"{name}.bias"].astype(np.float32) for name in weights}
+    seen = dict(observed)
+    for index in range(checkpoint.architecture.num_hidden_layers):
+        _split(f"encoder.layer.{index}", weights, biases, seen, settings.split_neurons)
+    linears: dict[str, QuantizedLinear] = {}
+    for group in sites(checkpoint):
+        linears |= _quantize_site(group, weights, biases, seen[group[0]], settings.smoothing)
+        on_site()
+    return linears
+
+
+def _split(
+    layer: str,
+    weights: dict[str, Floats],
+    biases: dict[str, Floats],
+    observed: dict[str, Observed],
+    extra: int,
+) -> None:
+    """Repeat the neurons that press hardest on the weights' scales, `extra` times in all."""
+    before, after = f"{layer}.intermediate.dense", f"{layer}.output.dense"
+    seen = observed[after]
+    pressure = seen.reach * np.abs(weights[after]).max(axis=1)
+    times = np.ones(len(pressure), dtype=np.int64)
+    for _ in range(extra):
+        times[np.argmax(pressure / times)] += 1
+    index = np.repeat(np.arange(len(times)), times)
+    weights[before] = weights[before][:, index]
+    biases[before] = biases[before][index]
+    weights[after] = (weights[after] / times[:, None]).astype(np.float32)[index]
+    observed[after] = Observed(seen.reach[index], seen.sample[:, index])
+
+
+def _quantize_site(
+    group: Sequence[str],
+    weights: Mapping[str, Floats],
+    biases: Mapping[str, Floats],
+    seen: Observed,
+    smoothing: float,
+) -> dict[str, QuantizedLinear]:
+    together = np.concatenate([weights[name] for name in group], axis=1)
+    # A channel that hardly moves must not get a factor that float16 does not have.
+    reach = np.maximum(seen.reach, max(seen.reach.max() / 2**12, SMALLEST))
+    strength = np.maximum(np.abs(together).max(axis=1), SMALLEST)
+    # What the graph computes with has to be what the weights are rounded for: float16's numbers.
+    factor = _half(strength ** (1 - smoothing) / reach**smoothing)
+    scale = _half((reach * factor).max() / INT8_MAX)
+
+    smoothed = together / factor[:, None]
+    weight_scale = _half(np.maximum(np.abs(smoothed).max(axis=0) / INT8_MAX, SMALLEST))
+    inputs = np.rint(seen.sample * factor / scale)
+    inputs = (np.clip(inputs, -INT8_MAX - 1, INT8_MAX) * scale).astype(np.float32)
+    rounded = _round(smoothed, weight_scale, inputs)
+    missing = (seen.sample @ together - inputs @ (rounded * weight_scale)).mean(axis=0)
+
+    quantized_input = QuantizedInput(factor, float(scale))
+    ends = np.cumsum([weights[name].shape[1] for name in group])
+    return {
+        name: QuantizedLinear(
+            quantized_input,
+            rounded[:, end - len(biases[name]) : end].astype(np.int8),
+            weight_scale[end - len(biases[name]) : end],
+            biases[name] + missing[end - len(biases[name]) : end],
+        )
+        for name, end in zip(group, ends, strict=True)
+    }
+
+
+def _round(weights: Floats, scale: Floats, inputs: Floats, damping: float = 0.01) -> Floats:
+    """Integers q [in, out] that bring inputs @ (q × scale) close to inputs @ weights, by GPTQ.
+
+    weights: [in, out]. scale: [out]. inputs: [tokens, in]. damping: as in the paper.
+    """
+    hessian = (inputs.T @ inputs).astype(np.float64)
+    diagonal = np.diag_indices_from(hessian)
+    hessian[diagonal] += damping * np.mean(hessian[diagonal]) + 1e-12
+    order = np.argsort(-hessian[diagonal])
+    inverse = np.linalg.inv(hessian[np.ix_(order, order)])
+    upper = np.linalg.cholesky(inverse).T.astype(np.float32)
+    rest = weights[order].copy()
+    rounded = np.empty_like(rest)
+    for row in range(len(rest)):
+        rounded[row] = np.clip(np.rint(rest[row] / scale), -INT8_MAX, INT8_MAX)
+        error = (rest[row] - rounded[row] * scale) / upper[row, row]
+        rest[row + 1 :] -= np.outer(upper[row, row + 1 :], error)
+    return rounded[np.argsort(order)]
+
+
+def _half(values: Any) -> Any:
+    """Numbers that exist in float16, as float32."""
+    return np.asarray(values).astype(np.float16).astype(np.float32)
+
+
+def quantize_table(table: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], Floats]:
+    """An embedding table [rows, columns] as int8, with a scale for each row, float32 [rows]."""
+    values = table.astype(np.float32)
+    scale: Floats = _half(np.maximum(np.abs(values).max(axis=1) / INT8_MAX, SMALLEST))
+    return np.clip(np.rint(values / scale[:, None]), -INT8_MAX, INT8_MAX).astype(np.int8), scale
