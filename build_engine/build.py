@@ -23,7 +23,7 @@ from electra_qa.bundle import (
     graph_name,
     write_bundle,
 )
-from electra_qa.engines import Engine, EngineError, load_engine
+from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import setting
 from electra_qa.squad import SquadError
 from electra_qa.tokenization import Tokenizer
@@ -53,6 +53,7 @@ class BuildSettings:
     null_score_diff_threshold: float | None = setting(
         None, "There is no answer over this.  [default: the checkpoint's own, or 0]"
     )
+    device: Literal["cpu", "gpu"] = setting("cpu", "What to compile for, here and now.")
     calibration_windows: int = setting(300, "Windows that int8 is calibrated on.", minimum=1)
     embeddings: Literal["int8", "fp16"] = setting(
         "int8", "How an int8 bundle stores the word embeddings, half of a small model."
@@ -85,7 +86,10 @@ def build_bundle(
     with _step(console, f"Loading {checkpoint_name}"):
         checkpoint = load_checkpoint(checkpoint_name)
         _check(checkpoint, settings, data)
-    linears = _quantize(checkpoint, settings, data, console) if settings.precision == "int8" else {}
+    linears: dict[str, QuantizedLinear] = {}
+    calibration = None
+    if settings.precision == "int8":
+        linears, calibration = _quantize(checkpoint, settings, data, console)
     with _step(console, f"Exporting the graph ({settings.precision}, opset {OPSET})"):
         graph = build_graph(
             checkpoint,
@@ -101,11 +105,11 @@ def build_bundle(
             graph_name(settings.precision): graph.SerializeToString(deterministic=True),
             TOKENIZER: checkpoint.tokenizer.encode(),
         }
-    manifest = _manifest(checkpoint, settings, data)
+    manifest = _manifest(checkpoint, settings, calibration)
     with _step(console, f"Writing {output}"):
         bundle = _write(output, manifest, files)
     with _step(console, "Compiling for this machine"):
-        engine = _compile(bundle)
+        engine = _compile(bundle, settings.device)
     console.print(f"  {engine.device}")
     if data.accuracy is None:
         return bundle
@@ -120,7 +124,8 @@ def build_bundle(
 
 def _quantize(
     checkpoint: Checkpoint, settings: BuildSettings, data: BuildData, console: Console
-) -> dict[str, QuantizedLinear]:
+) -> tuple[dict[str, QuantizedLinear], str]:
+    """The int8 linear layers, and what they were calibrated on, for the manifest."""
     tokenizer = Tokenizer(checkpoint.tokenizer)
     windows = WindowSettings(
         settings.max_seq_length, settings.doc_stride, settings.max_query_length
@@ -137,9 +142,11 @@ def _quantize(
         watching = progress.add_task("Calibrating", total=len(drawn))
         rounding = progress.add_task("Rounding", total=len(sites(checkpoint)))
         observed = observe(checkpoint, drawn, lambda: progress.advance(watching))
-        return quantize(
+        linears = quantize(
             checkpoint, observed, QuantizationSettings(), lambda: progress.advance(rounding)
         )
+    files = ", ".join(file.name for file in data.calibration)
+    return linears, f"{len(drawn)} windows of {files}"
 
 
 def _check_drop(
@@ -216,12 +223,8 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
         raise BuildError("null_score_diff_threshold must be a number, got NaN")
 
 
-def _manifest(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> Manifest:
+def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str | None) -> Manifest:
     threshold = settings.null_score_diff_threshold
-    calibration = None
-    if settings.precision == "int8":
-        files = ", ".join(file.name for file in data.calibration)
-        calibration = f"{settings.calibration_windows} windows of {files}"
     return Manifest(
         format=FORMAT,
         source=checkpoint.source,
@@ -253,8 +256,8 @@ def _write(output: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
         raise BuildError(f"{output} can't be written: {error.strerror}") from error
 
 
-def _compile(bundle: Bundle) -> Engine:
+def _compile(bundle: Bundle, device: Literal["cpu", "gpu"]) -> Engine:
     try:
-        return load_engine(bundle)
+        return load_engine(bundle, EngineSettings(device))
     except EngineError as error:
         raise BuildError(str(error)) from error

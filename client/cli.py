@@ -48,28 +48,41 @@ class ServerChoice:
 
     address: str | None
     bundle: Path | None
+    device: str
     wait: float
 
     def connect(self) -> AbstractContextManager[Client]:
-        return connect(self.address, self.bundle, wait_s=self.wait)
+        return connect(self.address, self.bundle, wait_s=self.wait, device=self.device)
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--address, --wait and --bundle, handed on as one `server`."""
+    """--address, --wait, --bundle and --device, handed on as one `server`."""
 
     @functools.wraps(command)
     def with_server(
-        *args: Any, address: str | None, bundle: Path | None, wait: float, **options: Any
+        *args: Any,
+        address: str | None,
+        bundle: Path | None,
+        device: str,
+        wait: float,
+        **options: Any,
     ) -> None:
         if address is not None and bundle is not None:
             raise click.UsageError("--address and --bundle: set one, not both")
-        command(*args, server=ServerChoice(address, bundle, wait), **options)
+        command(*args, server=ServerChoice(address, bundle, device, wait), **options)
 
     for option in (
         click.option(
             "--bundle",
             type=click.Path(path_type=Path),
             help="Start a private server on this bundle.  [default: the one in the package]",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["cpu", "gpu"]),
+            default="cpu",
+            show_default=True,
+            help="Of the private server.",
         ),
         click.option(
             "--wait",

@@ -16,7 +16,7 @@ from typing import Self
 from .client import Client
 from .errors import DeadlineExceededError, PrivateServerError
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 900.0  # a GPU's first start compiles for minutes
 STOP_TIMEOUT_S = 40.0  # more than the server's own drain timeout
 
 
@@ -24,18 +24,20 @@ class PrivateServer:
     """`electra-qa serve` in a process of its own, on a Unix socket that only this user can open.
 
     bundle: the folder of the bundle to serve; by default the one in the package.
+    device: "cpu" or "gpu".
 
     It is up when the constructor returns, and stops when it is closed, collected, or when this
     process ends in whatever way: it watches a pipe. Raises PrivateServerError with the server's own
     message where it does not come up.
     """
 
-    def __init__(self, bundle: Path | str | None = None) -> None:
+    def __init__(self, bundle: Path | str | None = None, *, device: str = "cpu") -> None:
         folder = tempfile.TemporaryDirectory(prefix="electra-qa-")
         log = Path(folder.name) / "log"
         self.address = f"unix:{Path(folder.name) / 'socket'}"
         command = [sys.executable, "-m", "electra_qa", "serve", "--until-stdin-closes"]
         command += ["--address", self.address, "--log-level", "warning"]
+        command += ["--device", device]
         if bundle is not None:
             command += ["--bundle", str(bundle)]
         with log.open("wb") as stderr:
@@ -78,11 +80,16 @@ class PrivateServer:
 
 @contextmanager
 def connect(
-    address: str | None, bundle: Path | str | None, *, wait_s: float = 0.0
+    address: str | None,
+    bundle: Path | str | None,
+    *,
+    wait_s: float = 0.0,
+    device: str = "cpu",
 ) -> Iterator[Client]:
     """A client of the server at `address`, or, without one, of a private server on `bundle`.
 
     wait_s: how long to wait for the server at `address` to be ready, in seconds.
+    device: of the private server.
     """
     if address is not None:
         with Client(address) as client:
@@ -90,7 +97,7 @@ def connect(
                 client.wait_until_ready(wait_s)
             yield client
     else:
-        with PrivateServer(bundle) as server, Client(server.address) as client:
+        with PrivateServer(bundle, device=device) as server, Client(server.address) as client:
             yield client
 
 

@@ -27,7 +27,19 @@ from .settings import ServerSettings
     type=click.Path(path_type=Path),
     help="The bundle to serve.  [default: the one in the package]",
 )
-@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu"]),
+    default="cpu",
+    show_default=True,
+    help="OpenVINO on a CPU, or TensorRT on an NVIDIA GPU.",
+)
+@click.option(
+    "--hardware-compatible", is_flag=True, help="GPU: an engine for every GPU from Ampere on."
+)
+@click.option(
+    "--version-compatible", is_flag=True, help="GPU: an engine for every version of TensorRT 11."
+)
 @click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads of the engine.  [default: all]"
 )
@@ -37,6 +49,8 @@ from .settings import ServerSettings
 def serve(
     bundle_path: Path | None,
     device: Literal["cpu", "gpu"],
+    hardware_compatible: bool,
+    version_compatible: bool,
     threads: int | None,
     until_stdin_closes: bool,
     log_level: str,
@@ -50,7 +64,14 @@ def serve(
         bundle = load_bundle(bundle_path or default_bundle_path())
         chosen = ServerSettings(**settings)
         engine = load_engine(
-            bundle, EngineSettings(device, threads, max_batch_tokens=chosen.max_batch_tokens)
+            bundle,
+            EngineSettings(
+                device,
+                threads,
+                chosen.max_batch_tokens,
+                hardware_compatible,
+                version_compatible,
+            ),
         )
         asyncio.run(_serve(bundle, engine, chosen, until_stdin_closes))
     except (BundleError, EngineError, AddressError) as error:
@@ -78,7 +99,10 @@ async def _serve(
             engine.device,
         )
 
-    await serve_until(stop, bundle, engine, settings, ready)
+    try:
+        await serve_until(stop, bundle, engine, settings, ready)
+    finally:
+        engine.close()
 
 
 def _stop_at_end_of_stdin(stop: asyncio.Event) -> None:

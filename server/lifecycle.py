@@ -15,7 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from electra_qa.bundle import Bundle
 from electra_qa.engines import Engine
 from electra_qa.tokenization import Tokenizer
-from electra_qa.windows import WindowBatch
+from electra_qa.windows import WindowBatch, WindowSettings, make_windows
 
 from .answerer import Answerer
 from .batcher import Batcher
@@ -101,9 +101,14 @@ def _listen(server: grpc.aio.Server, address: str) -> str:
 
 def _try_out(engine: Engine, tokenizer: Tokenizer) -> None:
     """One tiny window, so that an engine that can't run fails at the start."""
-    input_ids = np.array([[tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id, tokenizer.sep_id]])
-    bounds = np.array([[2, 3, 2, 3, 1]], dtype=np.int32)
-    engine.run(WindowBatch(input_ids.astype(np.int32), bounds))
+    windows = make_windows(
+        np.array([tokenizer.pad_id], dtype=np.int32),
+        np.array([tokenizer.pad_id], dtype=np.int32),
+        settings=WindowSettings(),
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+    )
+    engine.run(WindowBatch.pad(windows, [1], length=engine.buckets[0], pad_id=tokenizer.pad_id))
 
 
 async def _set_health(

@@ -38,6 +38,9 @@ class Engine(Protocol):
         single window. Raises EngineError.
         """
 
+    def close(self) -> None:
+        """Free what the engine holds. Nothing may run any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -46,11 +49,15 @@ class EngineSettings:
     device: "cpu" (OpenVINO) or "gpu" (TensorRT).
     threads: CPU threads to use; None for all that the process may run on.
     max_batch_tokens: the token budget of one run, padding included.
+    hardware_compatible, version_compatible: of a TensorRT engine file: let it run on other GPUs
+        (from Ampere on), or with other versions of TensorRT 11, at some cost in speed.
     """
 
     device: Literal["cpu", "gpu"] = "cpu"
     threads: int | None = None
     max_batch_tokens: int = 4096
+    hardware_compatible: bool = False
+    version_compatible: bool = False
 
 
 DEFAULTS = EngineSettings()
@@ -64,12 +71,13 @@ def load_engine(bundle: Bundle, settings: EngineSettings = DEFAULTS) -> Engine:
             from .openvino import OpenVINOEngine
 
             return OpenVINOEngine(bundle, settings)
-        from .tensorrt import TensorRTEngine
+        from .tensorrt import TensorRTEngine, TensorRTOptions
 
-        return TensorRTEngine(bundle, settings)
+        options = TensorRTOptions(settings.hardware_compatible, settings.version_compatible)
+        return TensorRTEngine(bundle, settings, options=options)
     except ImportError as error:
         raise EngineError(
-            f"no engine for {settings.device}: {error.name} is missing: "
+            f"no engine for {settings.device}: {error.name or error} is missing: "
             f"pip install 'electra-qa[{extra}]'"
         ) from error
 

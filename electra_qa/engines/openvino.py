@@ -69,6 +69,9 @@ class OpenVINOEngine:
         finally:
             self._requests.put(request)
 
+    def close(self) -> None:
+        """Nothing: OpenVINO frees a compiled graph with its last reference."""
+
 
 def _reason(error: Exception) -> str:
     """OpenVINO's messages begin with the lines of its source that they passed through."""

@@ -1,0 +1,90 @@
+"""Which shapes the GPU runs: length buckets, and numbers of windows for each."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...windows import BOUNDS
+from .. import EngineError
+
+# An optimization profile each, and kernels tuned for it.
+LENGTHS = (64, 128, 192, 256, 320, 384, 512)
+
+# Stands for the length of a batch in a shape.
+LENGTH = -1
+
+INPUTS = ("input_ids", "bounds")
+OUTPUTS = ("spans", "span_logits", "null_logits", "log_partition")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output of the graph: its type, and its shape without the first axis, windows."""
+
+    name: str
+    dtype: npt.DTypeLike
+    row: tuple[int, ...]
+
+    def shape(self, windows: int, length: int) -> tuple[int, ...]:
+        return (windows, *(length if size == LENGTH else size for size in self.row))
+
+
+def graph_tensors(n_best_size: int) -> dict[str, Tensor]:
+    """The graph's inputs and outputs, see `build_engine/graph.py`."""
+    tensors = (
+        Tensor("input_ids", np.int32, (LENGTH,)),
+        Tensor("bounds", np.int32, (len(BOUNDS),)),
+        Tensor("spans", np.int32, (n_best_size, 2)),
+        Tensor("span_logits", np.float32, (n_best_size, 2)),
+        Tensor("null_logits", np.float32, (2,)),
+        Tensor("log_partition", np.float32, (2,)),
+    )
+    return {tensor.name: tensor for tensor in tensors}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A shape that the GPU runs. profile: the index of its length."""
+
+    profile: int
+    windows: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profiles:
+    """lengths: the buckets, rising. max_batch_tokens: the budget of one run, padding included."""
+
+    lengths: tuple[int, ...]
+    max_batch_tokens: int
+
+    @classmethod
+    def up_to(cls, max_seq_length_limit: int, max_batch_tokens: int) -> Profiles:
+        shorter = tuple(length for length in LENGTHS if length < max_seq_length_limit)
+        return cls((*shorter, max_seq_length_limit), max_batch_tokens)
+
+    def max_windows(self, length: int) -> int:
+        return max(1, self.max_batch_tokens // length)
+
+    def fit(self, windows: int, length: int) -> Shape:
+        """The smallest shape that holds a batch. Its windows are a power of two, or the most.
+
+        Raises EngineError where none does.
+        """
+        profile = bisect_left(self.lengths, length)
+        if profile == len(self.lengths):
+            raise EngineError(
+                f"a window of {length} tokens is longer than the engine's {self.lengths[-1]}"
+            )
+        bucket = self.lengths[profile]
+        most = self.max_windows(bucket)
+        if not 1 <= windows <= most:
+            raise EngineError(
+                f"a batch of {windows} windows of {bucket} tokens: the engine takes 1 to {most} "
+                f"(max_batch_tokens is {self.max_batch_tokens})"
+            )
+        return Shape(profile, min(most, 1 << (windows - 1).bit_length()), bucket)
