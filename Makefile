@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 # The tests compare with PyTorch. Any build of it will do, and the CPU's is the smallest:
 # make test TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
+# Where training data lies, for `make bundle`.
+SQUAD ?= ../shared/squad
 
 .PHONY: demo test lint wheel proto bundle
 
@@ -36,10 +38,13 @@ proto: $(VENV)-proto/.done
 		-I electra_qa/rpc=proto --python_out=. --grpc_python_out=. \
 		--mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/electra_qa.proto
 
-## bundle: the default bundle anew, from the checkpoint in models/
+## bundle: the default bundle anew, from the checkpoint in models/ and training data
 bundle: $(VENV)/.dev
-	$(BIN)/electra-qa build --checkpoint models/electra-mini-squad2 --output electra_qa/default_bundle \
-		$(if $(DATA),--data "$(DATA)")
+	$(BIN)/electra-qa build --checkpoint models/electra-mini-squad2 \
+		--output electra_qa/default_bundle --precision int8 --max-f1-drop 0.5 \
+		--calibration $(SQUAD)/train/squadshifts-amazon.json \
+		--calibration $(SQUAD)/train/squadshifts-reddit.json \
+		--data $(SQUAD)/train/squad11-other-articles.json
 
 $(VENV)/.server: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
