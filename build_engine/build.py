@@ -6,7 +6,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,7 +41,8 @@ from .quantization import QuantizationSettings, QuantizedLinear, quantize, sites
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
     """What a bundle is built with; see `electra_qa.bundle.Manifest`. Every field is an option of
-    `electra-qa build`. Names and defaults are `run_squad.py`'s where it has them."""
+    `electra-qa build`. Names are `run_squad.py`'s where it has them, and so are the
+    defaults but that of n_best_size, which Transformers' pipeline needs to be larger."""
 
     precision: Literal["fp32", "fp16", "int8"] = setting("fp32", "Of the graph.")
     max_seq_length: int = setting(384, "Of a window, in tokens.", minimum=8)
@@ -81,7 +82,7 @@ def build_bundle(
 ) -> Bundle:
     """Make a bundle in the folder `output` from a checkpoint (a folder or a hub id).
 
-    Progress goes to `console`. Raises BuildError; then `output` has no bundle that loads.
+    Progress goes to `console`. Raises BuildError; what was begun to be written does not load then.
     """
     with _step(console, f"Loading {checkpoint_name}"):
         checkpoint = load_checkpoint(checkpoint_name)
@@ -106,6 +107,24 @@ def build_bundle(
             TOKENIZER: checkpoint.tokenizer.encode(),
         }
     manifest = _manifest(checkpoint, settings, calibration)
+    try:
+        return _finish(checkpoint_name, output, settings, data, manifest, files, console)
+    except BaseException:
+        with suppress(OSError):
+            (output / MANIFEST).unlink()
+        raise
+
+
+def _finish(
+    checkpoint_name: str,
+    output: Path,
+    settings: BuildSettings,
+    data: BuildData,
+    manifest: Manifest,
+    files: dict[str, bytes],
+    console: Console,
+) -> Bundle:
+    """Write, compile, measure."""
     with _step(console, f"Writing {output}"):
         bundle = _write(output, manifest, files)
     with _step(console, "Compiling for this machine"):
@@ -118,7 +137,7 @@ def build_bundle(
     except (SquadError, EngineError) as error:
         raise BuildError(str(error)) from error
     if settings.max_f1_drop is not None:
-        _check_drop(checkpoint_name, settings, data.accuracy, metrics["f1"], console, output)
+        _check_drop(checkpoint_name, settings, data.accuracy, metrics["f1"], console)
     return _write(output, dataclasses.replace(manifest, metrics=metrics), files)
 
 
@@ -155,9 +174,8 @@ def _check_drop(
     accuracy: Path,
     f1: float,
     console: Console,
-    output: Path,
 ) -> None:
-    """Raises BuildError, and takes the bundle away, where float32 is better by too much."""
+    """Raises BuildError where float32 is better by too much."""
     with tempfile.TemporaryDirectory() as folder:
         reference = build_bundle(
             checkpoint_name,
@@ -169,7 +187,6 @@ def _check_drop(
     drop = (reference.manifest.metrics or {})["f1"] - f1
     console.print(f"  F1 is {drop:.2f} under that of float32")
     if settings.max_f1_drop is not None and drop > settings.max_f1_drop:
-        (output / MANIFEST).unlink()
         raise BuildError(
             f"F1 on {accuracy.name} drops by {drop:.2f}, max_f1_drop is {settings.max_f1_drop:g}"
         )

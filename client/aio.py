@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -15,13 +15,14 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from .channel import DEFAULT_TIMEOUT_S, OPTIONS
-from .errors import UnavailableError, from_rpc
+from .errors import ResourceExhaustedError, UnavailableError, from_rpc, wait_before_retry
 from .messages import (
     Options,
     Outcome,
     Result,
     batch_message,
     batches,
+    check_sizes,
     options_message,
     outcome,
     request_message,
@@ -121,21 +122,31 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> AsyncIterator[Outcome]:
         """See `Client.answer_many`."""
+        check_sizes(batch_size, concurrency)
         pending: deque[asyncio.Task[list[Outcome]]] = deque()
         try:
             for batch in batches(questions, batch_size):
                 if len(pending) == concurrency:
                     for one in await pending.popleft():
                         yield one
-                pending.append(
-                    asyncio.create_task(self.answer_batch(batch, timeout=timeout, **options))
-                )
+                pending.append(asyncio.create_task(self._answer_patiently(batch, timeout, options)))
             while pending:
                 for one in await pending.popleft():
                     yield one
         finally:
             for task in pending:
                 task.cancel()
+
+    async def _answer_patiently(
+        self, batch: Sequence[tuple[str, str]], timeout: float | None, options: Options
+    ) -> list[Outcome]:
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + self._timeout(timeout)
+        while True:
+            try:
+                return await self.answer_batch(batch, timeout=timeout, **options)
+            except ResourceExhaustedError as failure:
+                await asyncio.sleep(wait_before_retry(failure, give_up - clock()))
 
     async def answer_stream(
         self,

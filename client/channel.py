@@ -7,8 +7,8 @@ import json
 # How long a call may take where the caller does not say, in seconds.
 DEFAULT_TIMEOUT_S = 60.0
 
-# A server that restarts is tried again by gRPC itself, within the call's deadline. Only calls that
-# no server has begun to answer are repeated.
+# What no server has begun to answer is tried again by gRPC itself, for a second or so: enough for a
+# load balancer to turn to another server, not for one that starts anew.
 _SERVICE_CONFIG = {
     "methodConfig": [
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -14,13 +15,14 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from .channel import DEFAULT_TIMEOUT_S, OPTIONS
-from .errors import UnavailableError, from_rpc
+from .errors import UnavailableError, from_rpc, wait_before_retry
 from .messages import (
     Options,
     Outcome,
     Result,
     batch_message,
     batches,
+    check_sizes,
     options_message,
     outcome,
     request_message,
@@ -128,22 +130,23 @@ class Client:
         """Ask any number of (question, context) pairs; outcomes come in order, as they get ready.
 
         Reads `questions` only as far ahead as `concurrency` batches of `batch_size`, so that a
-        million take no more memory than a few. The timeout is of one batch. A question that failed
-        has its error in its place; a batch that failed as a whole raises.
+        million take no more memory than a few. The timeout is of one batch, and as long as that it
+        is tried again where the server's queue is full. A question that failed has its error in its
+        place; a batch that failed as a whole raises.
         """
-        pending: deque[grpc.Future[pb.AnswerBatchResponse]] = deque()
+        check_sizes(batch_size, concurrency)
+        seconds = self._timeout(timeout)
+        pending: deque[tuple[pb.AnswerBatchRequest, grpc.Future[pb.AnswerBatchResponse]]] = deque()
         try:
             for batch in batches(questions, batch_size):
                 if len(pending) == concurrency:
-                    yield from self._outcomes(pending.popleft())
+                    yield from self._outcomes(*pending.popleft(), seconds)
                 request = batch_message(batch, options)
-                pending.append(
-                    self._stub.AnswerBatch.future(request, timeout=self._timeout(timeout))
-                )
+                pending.append((request, self._stub.AnswerBatch.future(request, timeout=seconds)))
             while pending:
-                yield from self._outcomes(pending.popleft())
+                yield from self._outcomes(*pending.popleft(), seconds)
         finally:
-            for call in pending:
+            for _, call in pending:
                 call.cancel()
 
     def answer_stream(
@@ -171,12 +174,20 @@ class Client:
         finally:
             call.cancel()
 
-    @staticmethod
-    def _outcomes(call: grpc.Future[pb.AnswerBatchResponse]) -> list[Outcome]:
-        try:
-            return [outcome(message) for message in call.result().results]
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+    def _outcomes(
+        self,
+        request: pb.AnswerBatchRequest,
+        call: grpc.Future[pb.AnswerBatchResponse],
+        seconds: float,
+    ) -> list[Outcome]:
+        give_up = time.monotonic() + seconds
+        while True:
+            try:
+                return [outcome(message) for message in call.result().results]
+            except grpc.RpcError as error:
+                failure = from_rpc(error)
+            time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
+            call = self._stub.AnswerBatch.future(request, timeout=seconds)
 
 
 class _Source:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
+
+from electra_qa.rpc import RETRY_AFTER
 
 
 class ElectraQAError(Exception):
@@ -27,7 +31,12 @@ class DeadlineExceededError(ElectraQAError, TimeoutError):
 
 
 class ResourceExhaustedError(ElectraQAError):
-    """The server's queue is full: try again later. Or the message is over its size limit."""
+    """The server's queue is full: try again later. Or the message is over its size limit.
+
+    retry_after_s: when to try again, in seconds; None where that makes no sense.
+    """
+
+    retry_after_s: float | None = None
 
 
 class UnavailableError(ElectraQAError, ConnectionError):
@@ -56,6 +65,15 @@ def from_status(code: grpc.StatusCode, message: str) -> ElectraQAError:
     return _CLASSES.get(code, ElectraQAError)(message, code)
 
 
+def wait_before_retry(failure: ElectraQAError, seconds_left: float) -> float:
+    """How long to wait before trying again, in seconds; raises `failure` where that is no use."""
+    if not isinstance(failure, ResourceExhaustedError) or failure.retry_after_s is None:
+        raise failure
+    if failure.retry_after_s > seconds_left:
+        raise failure
+    return failure.retry_after_s
+
+
 def from_number(code: int, message: str) -> ElectraQAError:
     """For a `Failure` message, which has the status code as a number."""
     return from_status(_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN), message)
@@ -65,4 +83,10 @@ def from_rpc(error: grpc.RpcError) -> ElectraQAError:
     """For what a call raised: it is a `grpc.Call` as well, which has the status."""
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = error.details() if hasattr(error, "details") else None
-    return from_status(code, details or code.name)
+    made = from_status(code, details or code.name)
+    if isinstance(made, ResourceExhaustedError) and hasattr(error, "trailing_metadata"):
+        metadata: Any = error.trailing_metadata()
+        for key, value in metadata or ():
+            if key == RETRY_AFTER:
+                made.retry_after_s = int(value) / 1000
+    return made

@@ -140,6 +140,14 @@ def outcome(message: pb.Result) -> Outcome:
     return result(message.response)
 
 
+def check_sizes(batch_size: int, concurrency: int) -> None:
+    """Raises ValueError for sizes with which nothing would be asked."""
+    if batch_size < 1 or concurrency < 1:
+        raise ValueError(
+            f"batch_size and concurrency must be at least 1, got {batch_size} and {concurrency}"
+        )
+
+
 def batches(questions: Iterable[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
     iterator = iter(questions)
     while batch := list(itertools.islice(iterator, size)):

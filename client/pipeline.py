@@ -112,6 +112,8 @@ class QuestionAnsweringPipeline:
         }
         if max_seq_len is not None:
             options["max_seq_length"] = max_seq_len
+            # Windows narrower than the longest question are fine for a shorter one.
+            options["max_query_length"] = max(1, min(max_question_len, max_seq_len - 4))
         if doc_stride is None:
             doc_stride = min((max_seq_len or 384) // 2, 128)
         options["window_overlap"] = doc_stride

@@ -35,7 +35,8 @@ class PrivateServer:
         folder = tempfile.TemporaryDirectory(prefix="electra-qa-")
         log = Path(folder.name) / "log"
         self.address = f"unix:{Path(folder.name) / 'socket'}"
-        command = [sys.executable, "-m", "electra_qa", "serve", "--until-stdin-closes"]
+        # -P: a file of the caller's that is named like a module must not be taken for it.
+        command = [sys.executable, "-P", "-m", "electra_qa", "serve", "--until-stdin-closes"]
         command += ["--address", self.address, "--log-level", "warning"]
         command += ["--device", device]
         if bundle is not None:

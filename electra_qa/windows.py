@@ -128,6 +128,14 @@ def make_windows(
     ]
 
 
+def count_windows(context_tokens: int, capacity: int, doc_stride: int) -> int:
+    """How many windows `make_windows` makes, without making them."""
+    if context_tokens <= capacity:
+        return min(context_tokens, 1)
+    step = min(capacity, doc_stride)
+    return 1 + -(-(context_tokens - capacity) // step)
+
+
 def _parts(tokens: int, capacity: int, doc_stride: int) -> list[tuple[int, int]]:
     """(offset, length) of each window's part of the context."""
     parts = []

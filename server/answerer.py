@@ -13,7 +13,7 @@ import numpy.typing as npt
 from electra_qa.bundle import Bundle
 from electra_qa.spans import Prediction, Rules, merge
 from electra_qa.tokenization import TokenizedContext, Tokenizer
-from electra_qa.windows import Window, make_windows
+from electra_qa.windows import Window, count_windows, make_windows
 
 from .batcher import Batcher, WindowRequest, WindowResult
 from .errors import InvalidRequestError, RequestError
@@ -100,6 +100,7 @@ class Answerer:
     ) -> list[_Prepared | RequestError]:
         tokenized: dict[int, TokenizedContext | RequestError] = {}
         prepared: list[_Prepared | RequestError] = []
+        room = self._settings.max_windows
         for question, index in questions:
             try:
                 if index >= len(contexts):
@@ -113,7 +114,9 @@ class Answerer:
                 context = tokenized[index]
                 if isinstance(context, RequestError):
                     raise context
-                prepared.append(_Prepared(context, self._windows(question_ids, context, options)))
+                windows = self._windows(question_ids, context, options, room)
+                room -= len(windows)
+                prepared.append(_Prepared(context, windows))
             except RequestError as error:
                 prepared.append(error)
         return prepared
@@ -140,11 +143,21 @@ class Answerer:
         question_ids: npt.NDArray[np.int32],
         context: TokenizedContext,
         options: QuestionOptions,
+        room: int,
     ) -> list[Window]:
+        settings = options.window_settings(len(question_ids))
+        count = count_windows(
+            len(context.ids), settings.capacity(len(question_ids)), settings.doc_stride
+        )
+        if count > room:
+            raise InvalidRequestError(
+                f"the call is cut into more than {self._settings.max_windows} windows "
+                "(max_windows): ask fewer questions at a time, or about shorter contexts"
+            )
         return make_windows(
             question_ids,
             context.ids,
-            settings=options.window_settings(len(question_ids)),
+            settings=settings,
             cls_id=self._tokenizer.cls_id,
             sep_id=self._tokenizer.sep_id,
             max_context=options.decode.rules is Rules.RUN_SQUAD,

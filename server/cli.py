@@ -107,4 +107,5 @@ async def _serve(
 
 def _stop_at_end_of_stdin(stop: asyncio.Event) -> None:
     if not os.read(sys.stdin.fileno(), 1024):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         stop.set()

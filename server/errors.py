@@ -12,6 +12,8 @@ class RequestError(Exception):
     """The base: a question fails with `code` and the message."""
 
     code = StatusCode.INTERNAL
+    # Sent along as the trailing metadata RETRY_AFTER, where trying again makes sense.
+    retry_after_ms: int | None = None
 
 
 class InvalidRequestError(RequestError):
@@ -24,6 +26,7 @@ class OverloadedError(RequestError):
     """The queue is full; the same request may pass a little later."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
+    retry_after_ms = 250
 
 
 class DeadlineError(RequestError):

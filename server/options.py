@@ -46,9 +46,13 @@ def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
         1,
         manifest.max_answer_length_limit,
     )
-    top_k = _within(
-        options, "top_k", 1, 1, max_top_k(manifest.n_best_size, rules, options.align_to_words)
-    )
+    highest = max_top_k(manifest.n_best_size, rules, options.align_to_words)
+    if not highest:
+        raise InvalidRequestError(
+            f"the bundle's n_best_size ({manifest.n_best_size}) is too small for options.rules "
+            "PIPELINE: build it with a larger one"
+        )
+    top_k = _within(options, "top_k", 1, 1, highest)
     threshold = manifest.null_score_diff_threshold
     if options.HasField("null_score_diff_threshold"):
         threshold = options.null_score_diff_threshold
@@ -89,12 +93,13 @@ def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
 
 
 def max_top_k(n_best_size: int, rules: Rules, align_to_words: bool) -> int:
-    """The highest top_k for which the n best spans of each window are enough."""
+    """The highest top_k for which the n best spans of each window are enough; 0 for none."""
     if rules is Rules.RUN_SQUAD:
         return n_best_size
-    return max(
-        k for k in range(n_best_size + 1) if pipeline_spans(k, align_to_words) <= n_best_size
+    enough = (
+        k for k in range(1, n_best_size + 1) if pipeline_spans(k, align_to_words) <= n_best_size
     )
+    return max(enough, default=0)
 
 
 def _rules(rules: pb.Rules.ValueType) -> Rules:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from electra_qa import __version__
 from electra_qa.bundle import Bundle
+from electra_qa.rpc import RETRY_AFTER
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Rules
 
@@ -116,25 +117,32 @@ class QuestionAnsweringService:
                 async with aclosing(self._answers(raws, _deadline(context))) as answers:
                     async for answer in answers:
                         yield answer
-            if self._draining.is_set():
-                raise ShuttingDownError(SHUTTING_DOWN)
         except ShuttingDownError as error:
             await _abort(context, error)
+        except Exception:
+            log.exception("a stream failed")
+            await _abort(context, RequestError(INTERNAL_ERROR))
 
     async def _answers(
         self, raws: AsyncIterator[bytes], deadline: float | None
     ) -> AsyncGenerator[pb.AnswerStreamResponse]:
+        """Raises ShuttingDownError, after its answers, where draining cut the reading short."""
         room = asyncio.Semaphore(self._settings.max_stream_questions)
         ready: asyncio.Queue[pb.AnswerStreamResponse | None] = asyncio.Queue()
 
         async def answer_one(raw: bytes) -> None:
             ready.put_nowait(await self._stream_response(raw, deadline))
 
-        async def read_all() -> None:
+        async def read_all() -> bool:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    while (await room.acquire()) and (raw := await self._next(raws)) is not None:
-                        tasks.create_task(answer_one(raw))
+                    while (await room.acquire()) and not self._draining.is_set():
+                        raw = await self._next(raws)
+                        if raw is END:
+                            return True
+                        if isinstance(raw, bytes):
+                            tasks.create_task(answer_one(raw))
+                return False
             finally:
                 ready.put_nowait(None)
 
@@ -143,7 +151,8 @@ class QuestionAnsweringService:
             while (response := await ready.get()) is not None:
                 yield response
                 room.release()
-            await reader
+            if not await reader:
+                raise ShuttingDownError(SHUTTING_DOWN)
         finally:
             reader.cancel()
 
@@ -170,6 +179,7 @@ class QuestionAnsweringService:
                 max_batch_questions=settings.max_batch_questions,
                 max_message_bytes=settings.max_message_bytes,
                 max_queue_tokens=settings.max_queue_tokens,
+                max_windows=settings.max_windows,
             ),
             version=__version__,
             device=self._device,
@@ -193,9 +203,9 @@ class QuestionAnsweringService:
             log.exception("a question of a stream failed")
             return pb.AnswerStreamResponse(id=id_, result=_failure(RequestError(INTERNAL_ERROR)))
 
-    async def _next(self, raws: AsyncIterator[bytes]) -> bytes | None:
-        """The next message of a stream; None at its end, or when the server is to stop."""
-        following = asyncio.ensure_future(anext(raws, None))
+    async def _next(self, raws: AsyncIterator[bytes]) -> bytes | object | None:
+        """The next message of a stream; END at its end, None when the server is to stop."""
+        following = asyncio.ensure_future(anext(raws, END))
         draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait((following, draining), return_when=asyncio.FIRST_COMPLETED)
@@ -205,6 +215,7 @@ class QuestionAnsweringService:
             draining.cancel()
 
 
+END = object()
 SHUTTING_DOWN = "the server is shutting down"
 INTERNAL_ERROR = "internal error; the server's log has the reason"
 
@@ -227,7 +238,8 @@ def _guarded(
 
 
 async def _abort(context: Context, error: RequestError) -> NoReturn:
-    await context.abort(error.code, str(error))
+    hint = () if error.retry_after_ms is None else ((RETRY_AFTER, str(error.retry_after_ms)),)
+    await context.abort(error.code, str(error), hint)
     raise AssertionError("abort does not return")
 
 

@@ -21,6 +21,9 @@ class ServerSettings:
         "caller, by gRPC's flow control.",
         minimum=1,
     )
+    max_windows: int = setting(
+        4_096, "Windows that one call is cut into, over all its questions.", minimum=1
+    )
     max_message_bytes: int = setting(32 * 1024 * 1024, "Of one message, either way.", minimum=1024)
     max_batch_tokens: int = setting(
         4_096, "The token budget of one run of the engine, padding included.", minimum=1

@@ -467,7 +467,9 @@ Global___BundleInfo: typing_extensions.TypeAlias = BundleInfo
 
 @typing.final
 class Limits(google.protobuf.message.Message):
-    """Over one of these a call fails with INVALID_ARGUMENT, over the last two with RESOURCE_EXHAUSTED."""
+    """Over one of these a call fails with INVALID_ARGUMENT, over max_message_bytes and max_queue_tokens
+    with RESOURCE_EXHAUSTED.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -479,6 +481,7 @@ class Limits(google.protobuf.message.Message):
     MAX_BATCH_QUESTIONS_FIELD_NUMBER: builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: builtins.int
     MAX_QUEUE_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_WINDOWS_FIELD_NUMBER: builtins.int
     max_context_length: builtins.int
     """In code points."""
     max_question_length: builtins.int
@@ -491,7 +494,11 @@ class Limits(google.protobuf.message.Message):
     max_message_bytes: builtins.int
     """Of one message."""
     max_queue_tokens: builtins.int
-    """Tokens that wait for the engine, over all calls."""
+    """Tokens that wait for the engine, over all calls. A call that is refused for it has the trailing
+    metadata "retry-after-ms".
+    """
+    max_windows: builtins.int
+    """Windows that one call is cut into, over all its questions; INVALID_ARGUMENT over it."""
     def __init__(
         self,
         *,
@@ -503,7 +510,8 @@ class Limits(google.protobuf.message.Message):
         max_batch_questions: builtins.int = ...,
         max_message_bytes: builtins.int = ...,
         max_queue_tokens: builtins.int = ...,
+        max_windows: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_answer_length", b"max_answer_length", "max_batch_questions", b"max_batch_questions", "max_context_length", b"max_context_length", "max_message_bytes", b"max_message_bytes", "max_question_length", b"max_question_length", "max_queue_tokens", b"max_queue_tokens", "max_seq_length", b"max_seq_length", "max_top_k", b"max_top_k"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_answer_length", b"max_answer_length", "max_batch_questions", b"max_batch_questions", "max_context_length", b"max_context_length", "max_message_bytes", b"max_message_bytes", "max_question_length", b"max_question_length", "max_queue_tokens", b"max_queue_tokens", "max_seq_length", b"max_seq_length", "max_top_k", b"max_top_k", "max_windows", b"max_windows"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits

@@ -137,6 +137,14 @@ def test_many_reads_no_further_ahead_than_it_asks(server: PrivateServer, pairs: 
         assert client.answer(*pairs[0]).text
 
 
+@pytest.mark.parametrize("sizes", [{"batch_size": 0}, {"concurrency": 0}])
+def test_sizes_that_would_ask_nothing_are_refused(
+    server: PrivateServer, pairs: Pairs, sizes: dict[str, int]
+) -> None:
+    with Client(server.address) as client, pytest.raises(ValueError, match="at least 1"):
+        list(client.answer_many(pairs, **sizes))  # type: ignore[arg-type]
+
+
 def test_one_bad_question_of_many_has_its_error_in_its_place(
     server: PrivateServer, pairs: Pairs
 ) -> None:

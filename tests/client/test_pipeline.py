@@ -81,6 +81,10 @@ def test_a_window_that_is_too_narrow_is_cut(qa: QuestionAnsweringPipeline) -> No
     assert context[answer["start"] : answer["end"]] == "Romulus"
 
 
+def test_windows_may_be_narrower_than_the_longest_question(qa: QuestionAnsweringPipeline) -> None:
+    assert qa(question=WHO, context=ROME, max_seq_len=32)["answer"] == "Romulus"
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error"),
     [

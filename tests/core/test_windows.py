@@ -15,6 +15,7 @@ from electra_qa.windows import (
     Window,
     WindowBatch,
     WindowSettings,
+    count_windows,
     doc_stride_from_overlap,
     make_windows,
 )
@@ -214,3 +215,16 @@ def test_pad_refuses_a_length_under_the_longest_window() -> None:
 def test_pad_wants_an_answer_length_for_every_window() -> None:
     with pytest.raises(ValueError, match="zip"):
         WindowBatch.pad(windows_of(2, 7, WindowSettings(10, 3, 2)), [1], length=10, pad_id=PAD)
+
+
+@given(st.integers(0, 700), st.integers(1, 60), st.integers(1, 400))
+def test_windows_are_counted_without_making_them(tokens: int, question: int, stride: int) -> None:
+    settings = WindowSettings(max_seq_length=100, doc_stride=stride, max_query_length=60)
+    windows = make_windows(
+        np.ones(question, np.int32),
+        np.ones(tokens, np.int32),
+        settings=settings,
+        cls_id=1,
+        sep_id=2,
+    )
+    assert count_windows(tokens, settings.capacity(question), stride) == len(windows)

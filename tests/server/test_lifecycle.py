@@ -119,6 +119,33 @@ async def test_draining_ends_a_stream_after_its_answers(
     assert sorted(got) == ["a", "b"]
 
 
+async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
+    bundle: Bundle, engine: GatedEngine
+) -> None:
+    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address = await server.__aenter__()
+    engine.batches.clear()
+    engine.open.clear()
+
+    async def questions():  # type: ignore[no-untyped-def]
+        yield "a", ("who?", CONTEXT)
+
+    async with AsyncClient(address) as client:
+
+        async def ask() -> list[str]:
+            return [id_ async for id_, _ in client.answer_stream(questions())]
+
+        asking = asyncio.create_task(ask())
+        while not engine.batches:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        leaving = asyncio.create_task(server.__aexit__(None, None, None))
+        await asyncio.sleep(0.1)
+        engine.open.set()
+        assert await asking == ["a"]
+        await leaving
+
+
 async def test_a_port_in_use_is_an_error(bundle: Bundle, engine: GatedEngine) -> None:
     async with running(bundle, engine, ServerSettings(address="127.0.0.1:0")) as address:
         with pytest.raises(AddressError, match=address):

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from electra_qa.bundle import Bundle
 from electra_qa.client import (
     AsyncClient,
+    Client,
     DeadlineExceededError,
     ElectraQAError,
     InternalError,
     InvalidArgumentError,
     ResourceExhaustedError,
+    Result,
 )
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.server.service import SERVICE
@@ -267,6 +269,67 @@ async def test_a_full_queue_is_said_at_once(serving: Serving, engine: GatedEngin
             await client.answer("third?", CONTEXT)
         engine.open.set()
         assert all(isinstance(result.text, str) for result in await asyncio.gather(*tasks))
+
+
+async def test_many_questions_wait_for_room_instead_of_failing(
+    serving: Serving, engine: GatedEngine
+) -> None:
+    async with serving(max_queue_tokens=200) as client:
+        engine.open.clear()
+        asking = asyncio.create_task(
+            _all(client.answer_many([("who?", CONTEXT * 4)] * 40, batch_size=5, concurrency=4))
+        )
+        while not engine.batches:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        engine.open.set()
+        assert [type(outcome) for outcome in await asking] == [Result] * 40
+
+        def blocking() -> list[Any]:
+            with Client(client.address) as other:
+                return list(
+                    other.answer_many([("who?", CONTEXT * 4)] * 40, batch_size=5, concurrency=4)
+                )
+
+        engine.open.clear()
+        task = asyncio.create_task(asyncio.to_thread(blocking))
+        await asyncio.sleep(0.3)
+        engine.open.set()
+        assert [type(outcome) for outcome in await task] == [Result] * 40
+
+
+async def _all(outcomes: AsyncIterator[Any]) -> list[Any]:
+    return [outcome async for outcome in outcomes]
+
+
+async def test_a_full_queue_says_when_to_try_again(serving: Serving, engine: GatedEngine) -> None:
+    async with serving(max_queue_tokens=10, max_message_bytes=4096) as client:
+        with pytest.raises(ResourceExhaustedError) as caught:
+            await client.answer("who?", "a " * 4096)
+        assert caught.value.retry_after_s is None
+        engine.open.clear()
+        tasks = [asyncio.create_task(client.answer("who?", CONTEXT))]
+        while not engine.batches:
+            await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(client.answer("who?", CONTEXT)))
+        await asyncio.sleep(0.2)
+        with pytest.raises(ResourceExhaustedError) as caught:
+            await client.answer("who?", CONTEXT)
+        assert caught.value.retry_after_s == 0.25
+        engine.open.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_a_call_is_cut_into_so_many_windows_at_most(
+    serving: Serving, engine: GatedEngine
+) -> None:
+    async with serving(max_windows=10) as client:
+        with pytest.raises(InvalidArgumentError, match=r"more than 10 windows \(max_windows\)"):
+            await client.answer("who?", CONTEXT * 40, doc_stride=1)
+        assert not engine.batches
+        outcomes = await client.answer_batch([("who?", CONTEXT)] * 12)
+    kinds = [type(outcome) for outcome in outcomes]
+    assert kinds == [Result] * 10 + [InvalidArgumentError] * 2
 
 
 async def test_an_engine_failure_tells_nothing(serving: Serving, engine: GatedEngine) -> None:
