@@ -1,6 +1,6 @@
 """How many answers two engines share on one graph: OpenVINO and ONNX Runtime.
 
-pip install onnxruntime
+pip install 'electra-qa[bench]'
 python benchmarks/engine_agreement.py --bundle bundle/ --data dev-v2.0.json --questions 2000
 """
 
