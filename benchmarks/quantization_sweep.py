@@ -11,6 +11,7 @@ Every variant answers the same questions; speed is taken in turns with float32, 
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,8 +54,6 @@ def full(checkpoint: Checkpoint) -> onnx.ModelProto:
 
 
 def is_kind(name: str, kind: str) -> bool:
-    import re
-
     return re.search(KINDS[kind].replace(".", r"\.") + "$", name) is not None
 
 

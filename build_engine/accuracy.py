@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from electra_qa.bundle import Bundle
-from electra_qa.engines import Engine
+from electra_qa.engines import DEFAULTS, Engine, bucket
 from electra_qa.spans import DecodedWindow, DecodeOptions, Prediction, merge, row
 from electra_qa.squad import SquadQuestion, read_squad, squad_metrics
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, WindowBatch, make_windows
-
-BATCH_TOKENS = 4096
 
 
 def measure(bundle: Bundle, engine: Engine, data: Path, console: Console) -> dict[str, Any]:
@@ -59,8 +56,8 @@ def predict(
     with Progress(console=console) as progress:
         task = progress.add_task("Measuring", total=len(windows))
         while windows:
-            length = engine.buckets[bisect_left(engine.buckets, windows[-1][1].length)]
-            count = max(1, BATCH_TOKENS // length)
+            length = bucket(engine.buckets, windows[-1][1].length)
+            count = max(1, DEFAULTS.max_batch_tokens // length)
             batch, windows = windows[-count:], windows[:-count]
             results = engine.run(
                 WindowBatch.pad(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,6 +62,11 @@ class BuildSettings:
     max_f1_drop: float | None = setting(
         None, "Fail where F1 on --data is lower than that of float32 by more than this, in percent."
     )
+
+    @property
+    def windows(self) -> WindowSettings:
+        """Raises ValueError where no context would fit beside the longest question."""
+        return WindowSettings(self.max_seq_length, self.doc_stride, self.max_query_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +134,23 @@ def _finish(
         bundle = _write(output, manifest, files)
     with _step(console, "Compiling for this machine"):
         engine = _compile(bundle, settings.device)
-    console.print(f"  {engine.device}")
-    if data.accuracy is None:
-        return bundle
-    try:
-        metrics = measure(bundle, engine, data.accuracy, console)
-    except (SquadError, EngineError) as error:
-        raise BuildError(str(error)) from error
+    with closing(engine):
+        console.print(f"  {engine.device}")
+        if data.accuracy is None:
+            return bundle
+        try:
+            metrics = measure(bundle, engine, data.accuracy, console)
+        except (SquadError, EngineError) as error:
+            raise BuildError(str(error)) from error
     if settings.max_f1_drop is not None:
-        _check_drop(checkpoint_name, settings, data.accuracy, metrics["f1"], console)
+        reference = _float32_f1(checkpoint_name, settings, data.accuracy, console)
+        drop = reference - metrics["f1"]
+        console.print(f"  F1 is {drop:.2f} under that of float32")
+        if drop > settings.max_f1_drop:
+            raise BuildError(
+                f"F1 on {data.accuracy.name} drops by {drop:.2f}, "
+                f"max_f1_drop is {settings.max_f1_drop:g}"
+            )
     return _write(output, dataclasses.replace(manifest, metrics=metrics), files)
 
 
@@ -146,12 +159,9 @@ def _quantize(
 ) -> tuple[dict[str, QuantizedLinear], str]:
     """The int8 linear layers, and what they were calibrated on, for the manifest."""
     tokenizer = Tokenizer(checkpoint.tokenizer)
-    windows = WindowSettings(
-        settings.max_seq_length, settings.doc_stride, settings.max_query_length
-    )
     try:
         drawn = calibration_windows(
-            data.calibration, tokenizer, windows, settings.calibration_windows
+            data.calibration, tokenizer, settings.windows, settings.calibration_windows
         )
     except SquadError as error:
         raise BuildError(str(error)) from error
@@ -168,28 +178,16 @@ def _quantize(
     return linears, f"{len(drawn)} windows of {files}"
 
 
-def _check_drop(
-    checkpoint_name: str,
-    settings: BuildSettings,
-    accuracy: Path,
-    f1: float,
-    console: Console,
-) -> None:
-    """Raises BuildError where float32 is better by too much."""
+def _float32_f1(
+    checkpoint_name: str, settings: BuildSettings, accuracy: Path, console: Console
+) -> float:
+    """F1, in percent, of a float32 bundle that is built for this and thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        reference = build_bundle(
-            checkpoint_name,
-            Path(folder),
-            dataclasses.replace(settings, precision="fp32", max_f1_drop=None),
-            BuildData(accuracy=accuracy),
-            console,
+        float32 = dataclasses.replace(settings, precision="fp32", max_f1_drop=None)
+        bundle = build_bundle(
+            checkpoint_name, Path(folder), float32, BuildData(accuracy=accuracy), console
         )
-    drop = (reference.manifest.metrics or {})["f1"] - f1
-    console.print(f"  F1 is {drop:.2f} under that of float32")
-    if settings.max_f1_drop is not None and drop > settings.max_f1_drop:
-        raise BuildError(
-            f"F1 on {accuracy.name} drops by {drop:.2f}, max_f1_drop is {settings.max_f1_drop:g}"
-        )
+    return float((bundle.manifest.metrics or {})["f1"])
 
 
 @contextmanager
@@ -225,7 +223,7 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
             f"{longest} tokens, got {settings.max_answer_length_limit}"
         )
     try:
-        WindowSettings(settings.max_seq_length, settings.doc_stride, settings.max_query_length)
+        settings.windows  # noqa: B018
         vocab_size = Tokenizer(checkpoint.tokenizer).vocab_size
     except ValueError as error:
         raise BuildError(str(error)) from error

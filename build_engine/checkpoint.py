@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tokenizers import BertWordPieceTokenizer
+
+from electra_qa.bundle import sha256_of
 
 from .errors import BuildError
 
@@ -81,7 +82,7 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
         )
     return Checkpoint(
         source=source,
-        sha256=hashlib.sha256(weights_file.read_bytes()).hexdigest(),
+        sha256=sha256_of(weights_file),
         architecture=architecture,
         weights=_load_weights(weights_file, architecture),
         tokenizer=_tokenizer(folder),
@@ -177,7 +178,8 @@ def _load_weights(path: Path, architecture: Architecture) -> Weights:
             "the checkpoint has no span head (qa_outputs.weight): it is not fine-tuned for "
             "question answering"
         )
-    for name, shape in _shapes(architecture).items():
+    shapes = _shapes(architecture)
+    for name, shape in shapes.items():
         if name not in weights:
             raise BuildError(f"{path.name} lacks {name}, which config.json asks for")
         if weights[name].shape != shape:
@@ -189,7 +191,7 @@ def _load_weights(path: Path, architecture: Architecture) -> Weights:
         raise BuildError(
             f"{path.name} has more layers than the {architecture.num_hidden_layers} of config.json"
         )
-    return {name: _float(name, weights[name]) for name in _shapes(architecture)}
+    return {name: _float(name, weights[name]) for name in shapes}
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -48,8 +48,12 @@ DATA_DEPENDENT = frozenset(
     {"Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Unique"}
 )
 
+# Their axes come as a second input.
+_REDUCTIONS = {name: (1,) for name in SUPPORTED if name.startswith("Reduce")}
+
 # Inputs that are not data: indices, shapes, axes and the like, with types of their own.
 SIDE_INPUTS: dict[str, tuple[int, ...]] = {
+    **_REDUCTIONS,
     "ConstantOfShape": (0,),
     "Expand": (1,),
     "Gather": (1,),
@@ -70,12 +74,11 @@ SIDE_INPUTS: dict[str, tuple[int, ...]] = {
 
 # Side inputs that the importer wants as constants.
 CONSTANT_INPUTS: dict[str, tuple[int, ...]] = {
-    **{name: (1,) for name in SUPPORTED if name.startswith("Reduce")},
+    **_REDUCTIONS,
     "Squeeze": (1,),
     "TopK": (1,),
     "Unsqueeze": (1,),
 }
-SIDE_INPUTS |= {name: (1,) for name in SUPPORTED if name.startswith("Reduce")}
 
 MAX_TOP_K = 3840
 OPSETS = range(9, 25)

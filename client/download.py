@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.request
 from pathlib import Path
+
+from electra_qa.bundle import sha256_of
+from electra_qa.cache import user_cache
 
 from .errors import ElectraQAError
 
@@ -21,9 +23,9 @@ class DownloadError(ElectraQAError):
 
 def dev_set() -> Path:
     """The dev set's file in the user's cache; fetched where it is not there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "electra-qa"
+    cache = user_cache()
     path = cache / "dev-v2.0.json"
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256:
+    if path.is_file() and sha256_of(path) == SHA256:
         return path
     content = fetch(URL, SHA256)
     cache.mkdir(parents=True, exist_ok=True)

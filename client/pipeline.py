@@ -103,6 +103,9 @@ class QuestionAnsweringPipeline:
             raise ValueError(f"top_k parameter should be >= 1 (got {top_k})")
         if max_answer_len < 1:
             raise ValueError(f"max_answer_len parameter should be >= 1 (got {max_answer_len})")
+        if max_seq_len is not None:
+            # Windows narrower than the longest question are fine for a shorter one.
+            max_question_len = max(1, min(max_question_len, max_seq_len - 4))
         options: Options = {
             "rules": "pipeline",
             "top_k": top_k,
@@ -112,8 +115,6 @@ class QuestionAnsweringPipeline:
         }
         if max_seq_len is not None:
             options["max_seq_length"] = max_seq_len
-            # Windows narrower than the longest question are fine for a shorter one.
-            options["max_query_length"] = max(1, min(max_question_len, max_seq_len - 4))
         if doc_stride is None:
             doc_stride = min((max_seq_len or 384) // 2, 128)
         options["window_overlap"] = doc_stride

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
-from electra_qa.engines import Engine
+from electra_qa.engines import Engine, bucket
 from electra_qa.spans import DecodedWindow, DecodedWindows, row
 from electra_qa.windows import Window, WindowBatch
 
@@ -122,7 +121,7 @@ class Batcher:
     def _enqueue(self, request: WindowRequest) -> asyncio.Future[WindowResult]:
         job = _Job(request, self._loop.create_future(), self._loop.time())
         for index, window in enumerate(request.windows):
-            length = self._bucket(window.length)
+            length = bucket(self._engine.buckets, window.length)
             entry = _Entry(self._sequence, job, index)
             self._sequence += 1
             self._waiting.setdefault(length, deque()).append(entry)
@@ -166,7 +165,7 @@ class Batcher:
         )
         if oldest is None:
             return None
-        length = self._bucket(oldest.window.length)
+        length = bucket(self._engine.buckets, oldest.window.length)
         near = sorted(
             (n for n in self._waiting if length * SHORTEST_SHARE <= n <= length), reverse=True
         )
@@ -232,7 +231,3 @@ class Batcher:
     def close(self) -> None:
         """Wait for the engine's last batch. Nothing may be submitted any more."""
         self._threads.shutdown()
-
-    def _bucket(self, length: int) -> int:
-        buckets = self._engine.buckets
-        return buckets[bisect_left(buckets, length)]

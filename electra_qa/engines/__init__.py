@@ -6,6 +6,7 @@ imported only when an engine is asked for.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -80,6 +81,11 @@ def load_engine(bundle: Bundle, settings: EngineSettings = DEFAULTS) -> Engine:
             f"no engine for {settings.device}: {error.name or error} is missing: "
             f"pip install 'electra-qa[{extra}]'"
         ) from error
+
+
+def bucket(buckets: tuple[int, ...], length: int) -> int:
+    """The shortest of an engine's buckets that a window of `length` tokens fits in."""
+    return buckets[bisect_left(buckets, length)]
 
 
 def steps(step: int, last: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -31,6 +32,11 @@ class GatedEngine:
     open: threading.Event = field(default_factory=threading.Event)
     batches: list[WindowBatch] = field(default_factory=list)
     fails: bool = False
+
+    async def taken(self) -> None:
+        """Return once a batch has come to the gate."""
+        while not self.batches:
+            await asyncio.sleep(0.01)
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
         self.batches.append(batch)

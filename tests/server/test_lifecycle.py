@@ -72,8 +72,7 @@ async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
     async with AsyncClient(address) as client:
         engine.open.clear()
         accepted = [asyncio.create_task(client.answer("who?", CONTEXT)) for _ in range(3)]
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         await asyncio.sleep(0.1)
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
         await asyncio.sleep(0.1)
@@ -107,8 +106,7 @@ async def test_draining_ends_a_stream_after_its_answers(
 
     async with AsyncClient(address) as client:
         asking = asyncio.create_task(ask(client))
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         await asyncio.sleep(0.2)
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
         await asyncio.sleep(0.1)
@@ -136,8 +134,7 @@ async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
             return [id_ async for id_, _ in client.answer_stream(questions())]
 
         asking = asyncio.create_task(ask())
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         await asyncio.sleep(0.2)
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
         await asyncio.sleep(0.1)

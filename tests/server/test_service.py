@@ -228,8 +228,7 @@ async def test_a_cancelled_call_leaves_the_queue(serving: Serving, engine: Gated
     async with serving() as client:
         engine.open.clear()
         first = asyncio.create_task(client.answer("first?", CONTEXT))
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         second = asyncio.create_task(client.answer("second?", CONTEXT))
         await asyncio.sleep(0.2)
         second.cancel()
@@ -246,8 +245,7 @@ async def test_a_deadline_ends_a_call_and_its_place_in_the_queue(
     async with serving() as client:
         engine.open.clear()
         first = asyncio.create_task(client.answer("first?", CONTEXT))
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         for timeout in (0.2, 0, -1):
             with pytest.raises(DeadlineExceededError):
                 await client.answer("second?", CONTEXT, timeout=timeout)
@@ -261,8 +259,7 @@ async def test_a_full_queue_is_said_at_once(serving: Serving, engine: GatedEngin
     async with serving(max_queue_tokens=10) as client:
         engine.open.clear()
         tasks = [asyncio.create_task(client.answer("first?", CONTEXT))]
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         tasks.append(asyncio.create_task(client.answer("second?", CONTEXT)))
         await asyncio.sleep(0.2)
         with pytest.raises(ResourceExhaustedError, match="max_queue_tokens is 10"):
@@ -279,8 +276,7 @@ async def test_many_questions_wait_for_room_instead_of_failing(
         asking = asyncio.create_task(
             _all(client.answer_many([("who?", CONTEXT * 4)] * 40, batch_size=5, concurrency=4))
         )
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         await asyncio.sleep(0.3)
         engine.open.set()
         assert [type(outcome) for outcome in await asking] == [Result] * 40
@@ -309,8 +305,7 @@ async def test_a_full_queue_says_when_to_try_again(serving: Serving, engine: Gat
         assert caught.value.retry_after_s is None
         engine.open.clear()
         tasks = [asyncio.create_task(client.answer("who?", CONTEXT))]
-        while not engine.batches:
-            await asyncio.sleep(0.01)
+        await engine.taken()
         tasks.append(asyncio.create_task(client.answer("who?", CONTEXT)))
         await asyncio.sleep(0.2)
         with pytest.raises(ResourceExhaustedError) as caught:

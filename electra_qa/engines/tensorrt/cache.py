@@ -14,13 +14,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...bundle import Bundle
+from ...cache import user_cache
 from .build import TensorRTOptions
 from .cuda import Gpu
 from .profiles import Profiles
@@ -155,7 +155,6 @@ def _write(folder: Path, name: str, content: bytes) -> None:
 def _user_folders() -> tuple[Path, ...]:
     """None for a user without a home, as in many containers."""
     try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return (user_cache() / FOLDER,)
     except RuntimeError:
         return ()
-    return (root / "electra-qa" / FOLDER,)
