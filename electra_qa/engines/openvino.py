@@ -11,6 +11,7 @@ from ..bundle import Bundle
 from ..spans import DecodedWindows
 from ..windows import WindowBatch
 from . import EngineError, EngineSettings, steps
+from .int8 import int8_is_exact, without_int8
 
 # A new shape costs a kernel (10 to 20 ms, once); 16 tokens more padding cost more in the long run.
 LENGTH_STEP = 16
@@ -44,7 +45,10 @@ class OpenVINOEngine:
         if settings.threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(settings.threads)
         try:
-            compiled = core.compile_model(str(bundle.graph_path), "CPU", config)
+            model = core.read_model(str(bundle.graph_path))
+            if bundle.manifest.precision == "int8" and not int8_is_exact(core):
+                model, precision = without_int8(model), f"{precision} for want of exact int8"
+            compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
         self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
