@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from electra_qa.bundle import Bundle
-from electra_qa.engines import DEFAULTS, Engine, bucket
+from electra_qa.engines import Engine, bucket
 from electra_qa.spans import DecodedWindow, DecodeOptions, Prediction, merge, row
 from electra_qa.squad import SquadQuestion, read_squad, squad_metrics
 from electra_qa.tokenization import TokenizedContext, Tokenizer
@@ -57,7 +57,7 @@ def predict(
         task = progress.add_task("Measuring", total=len(windows))
         while windows:
             length = bucket(engine.buckets, windows[-1][1].length)
-            count = max(1, DEFAULTS.max_batch_tokens // length)
+            count = max(1, engine.batch_tokens // length)
             batch, windows = windows[-count:], windows[:-count]
             results = engine.run(
                 WindowBatch.pad(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
 
-from electra_qa.rpc import RETRY_AFTER
+from electra_qa.rpc import electra_qa_pb2 as pb
 
 
 class ElectraQAError(Exception):
@@ -31,7 +34,8 @@ class DeadlineExceededError(ElectraQAError, TimeoutError):
 
 
 class ResourceExhaustedError(ElectraQAError):
-    """The server's queue is full: try again later. Or the message is over its size limit.
+    """The server's queue is full, or too long for the timeout: try again later. Or the message is
+    over the server's size limit.
 
     retry_after_s: when to try again, in seconds; None where that makes no sense.
     """
@@ -74,19 +78,31 @@ def wait_before_retry(failure: ElectraQAError, seconds_left: float) -> float:
     return failure.retry_after_s
 
 
-def from_number(code: int, message: str) -> ElectraQAError:
-    """For a `Failure` message, which has the status code as a number."""
-    return from_status(_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN), message)
+def from_failure(failure: pb.Failure) -> ElectraQAError:
+    """For a question of many, which has the status code as a number."""
+    code = _BY_NUMBER.get(failure.code, grpc.StatusCode.UNKNOWN)
+    delay = failure.retry_delay if failure.HasField("retry_delay") else None
+    return _from_status(code, failure.message, delay)
 
 
 def from_rpc(error: grpc.RpcError) -> ElectraQAError:
     """For what a call raised: it is a `grpc.Call` as well, which has the status."""
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = error.details() if hasattr(error, "details") else None
-    made = from_status(code, details or code.name)
-    if isinstance(made, ResourceExhaustedError) and hasattr(error, "trailing_metadata"):
-        metadata: Any = error.trailing_metadata()
-        for key, value in metadata or ():
-            if key == RETRY_AFTER:
-                made.retry_after_s = int(value) / 1000
-    return made
+    return _from_status(code, details or code.name, _retry_delay(error))
+
+
+def _retry_delay(error: Any) -> Duration | None:
+    """What the server says in a google.rpc.RetryInfo, if it does."""
+    status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
+    info = RetryInfo()
+    found = any(detail.Unpack(info) for detail in (status.details if status else ()))
+    delay: Duration = info.retry_delay
+    return delay if found else None
+
+
+def _from_status(code: grpc.StatusCode, message: str, delay: Duration | None) -> ElectraQAError:
+    error = from_status(code, message)
+    if isinstance(error, ResourceExhaustedError) and delay is not None:
+        error.retry_after_s = delay.ToMilliseconds() / 1e3
+    return error

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypedDict
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Answer
 
-from .errors import ElectraQAError, InvalidArgumentError, from_number
+from .errors import ElectraQAError, InvalidArgumentError, from_failure
 
 
 class Question(NamedTuple):
@@ -136,7 +136,7 @@ def result(response: pb.AnswerResponse) -> Result:
 
 def outcome(message: pb.Result) -> Outcome:
     if message.HasField("failure"):
-        return from_number(message.failure.code, message.failure.message)
+        return from_failure(message.failure)
     return result(message.response)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -196,15 +196,11 @@ def merge(
     """
     if not decoded:
         return Prediction((), True, 0.0, math.inf, 1.0)
-    null_score = min(float(d.null_logits[0]) + float(d.null_logits[1]) for d in decoded)
+    null_scores = [sum(d.null_logits.tolist()) for d in decoded]
+    null_score = min(null_scores)
     null_probability = min(
-        math.exp(
-            float(d.null_logits[0])
-            + float(d.null_logits[1])
-            - float(d.log_partition[0])
-            - float(d.log_partition[1])
-        )
-        for d in decoded
+        math.exp(score - sum(d.log_partition.tolist()))
+        for score, d in zip(null_scores, decoded, strict=True)
     )
     candidates = [_candidates(w, d) for w, d in zip(windows, decoded, strict=True)]
     if options.rules is Rules.PIPELINE:
@@ -225,10 +221,11 @@ def merge(
 def _candidates(window: Window, decoded: DecodedWindow) -> Iterator[_Candidate]:
     """The spans of a window, best first, made as they are wanted: most of them never are."""
     to_context = window.offset - window.context_start
-    log_partition = float(decoded.log_partition[0]) + float(decoded.log_partition[1])
-    for (first, last), (start_logit, end_logit) in zip(
-        decoded.spans.tolist(), decoded.span_logits.tolist(), strict=True
-    ):
+    log_partition = sum(decoded.log_partition.tolist())
+    spans, span_logits = decoded.spans, decoded.span_logits
+    for index in range(len(spans)):
+        first, last = spans[index].tolist()
+        start_logit, end_logit = span_logits[index].tolist()
         if start_logit <= MASKED / 2:
             return
         yield _Candidate(
@@ -244,7 +241,10 @@ def _answers_run_squad(
     context: TokenizedContext, candidates: Sequence[Iterator[_Candidate]], options: DecodeOptions
 ) -> list[Answer]:
     answers: dict[str, Answer] = {}
-    for candidate in heapq.merge(*candidates, key=lambda c: (-c.score, c.first, c.last)):
+    in_order: Iterable[_Candidate] = candidates[0]
+    if len(candidates) > 1:
+        in_order = heapq.merge(*candidates, key=lambda c: (-c.score, c.first, c.last))
+    for candidate in in_order:
         answer = _cut(context, candidate, options)
         answers.setdefault(answer.text, answer)
         if len(answers) == options.top_k:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from sys import getsizeof
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
 ZERO_WIDTH_JOINER = "\u200d"
@@ -19,11 +19,19 @@ class TokenizedContext:
 
     text: the caller's own string, untouched.
     ids: int32 [tokens].
+    offsets: int32 [tokens, 2], the characters [start, end) of each token.
+    words: int32 [tokens], the number of the word that each token is a part of, rising.
     """
 
     text: str
     ids: npt.NDArray[np.int32]
-    _encoding: Encoding
+    offsets: npt.NDArray[np.int32]
+    words: npt.NDArray[np.int32]
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it holds, in bytes."""
+        return getsizeof(self.text) + self.ids.nbytes + self.offsets.nbytes + self.words.nbytes
 
     def characters(self, first: int, last: int, *, align_to_words: bool = False) -> tuple[int, int]:
         """Characters [start, end) of `text` that the tokens first..last (inclusive) cover.
@@ -35,14 +43,13 @@ class TokenizedContext:
         With `align_to_words` a token inside a word stands for the whole word, as in
         Transformers' question-answering pipeline.
         """
-        start, end = self._span(first, align_to_words)[0], self._span(last, align_to_words)[1]
+        if align_to_words:
+            while first > 0 and self.words[first - 1] == self.words[first]:
+                first -= 1
+            while last + 1 < len(self.words) and self.words[last + 1] == self.words[last]:
+                last += 1
+        start, end = self.offsets.item(first, 0), self.offsets.item(last, 1)
         return start, _past_combining_marks(self.text, end)
-
-    def _span(self, token: int, align_to_words: bool) -> tuple[int, int]:
-        word = self._encoding.token_to_word(token) if align_to_words else None
-        span = None if word is None else self._encoding.word_to_chars(word)
-        start, end = self._encoding.offsets[token] if span is None else span
-        return start, end
 
 
 def _past_combining_marks(text: str, end: int) -> int:
@@ -96,4 +103,11 @@ class Tokenizer:
 
     def context(self, text: str) -> TokenizedContext:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return TokenizedContext(text, np.array(encoding.ids, dtype=np.int32), encoding)
+        tokens = len(encoding)
+        return TokenizedContext(
+            text,
+            ids=np.array(encoding.ids, dtype=np.int32),
+            offsets=np.array(encoding.offsets, dtype=np.int32).reshape(tokens, 2),
+            # Without special tokens every token is a part of some word.
+            words=np.array(encoding.word_ids, dtype=np.int32),
+        )

@@ -110,22 +110,28 @@ def make_windows(
     (`token_is_max_context`); without it, at any context token.
     """
     question = question_ids[: settings.max_query_length]
-    head = np.concatenate(([cls_id], question, [sep_id])).astype(np.int32)
-    tail = np.array([sep_id], dtype=np.int32)
     parts = _parts(len(context_ids), settings.capacity(len(question)), settings.doc_stride)
     starts = _max_context_ranges(parts) if max_context else [(0, length) for _, length in parts]
-    context_start = len(head)
-    return [
-        Window(
-            input_ids=np.concatenate((head, context_ids[offset : offset + length], tail)),
-            context_start=context_start,
-            context_end=context_start + length,
-            start_first=context_start + first,
-            start_end=context_start + end,
-            offset=offset,
+    context_start = len(question) + 2
+    windows = []
+    for (offset, length), (first, end) in zip(parts, starts, strict=True):
+        context_end = context_start + length
+        input_ids = np.empty(context_end + 1, dtype=np.int32)
+        input_ids[0] = cls_id
+        input_ids[1 : context_start - 1] = question
+        input_ids[context_start - 1] = input_ids[context_end] = sep_id
+        input_ids[context_start:context_end] = context_ids[offset : offset + length]
+        windows.append(
+            Window(
+                input_ids,
+                context_start,
+                context_end,
+                context_start + first,
+                context_start + end,
+                offset,
+            )
         )
-        for (offset, length), (first, end) in zip(parts, starts, strict=True)
-    ]
+    return windows
 
 
 def count_windows(context_tokens: int, capacity: int, doc_stride: int) -> int:
@@ -138,6 +144,8 @@ def count_windows(context_tokens: int, capacity: int, doc_stride: int) -> int:
 
 def _parts(tokens: int, capacity: int, doc_stride: int) -> list[tuple[int, int]]:
     """(offset, length) of each window's part of the context."""
+    if 0 < tokens <= capacity:
+        return [(0, tokens)]
     parts = []
     offset = 0
     while offset < tokens:
@@ -157,6 +165,8 @@ def _max_context_ranges(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int
     tents of the same slope, so that the best window only ever moves on to the next one: it is
     enough to find where each window hands over to its neighbour.
     """
+    if len(parts) == 1:
+        return [(0, parts[0][1])]
     handovers = [
         _handover(offset, length, next_length)
         for offset, length, next_length in (

@@ -15,10 +15,16 @@ from electra_qa.spans import Prediction, Rules, merge
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
-from .batcher import Batcher, WindowRequest, WindowResult
+from .batcher import Batcher, Outcome, WindowRequest
+from .contexts import ContextCache
 from .errors import InvalidRequestError, RequestError
+from .metrics import Metrics
 from .options import QuestionOptions
 from .settings import ServerSettings
+
+# A call whose texts to tokenize are shorter than this, in code points, is prepared on the event
+# loop: that takes less than the way to another thread and back.
+SHORT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,19 @@ class Answerer:
     """Make one inside a running event loop, and `close` it there."""
 
     def __init__(
-        self, bundle: Bundle, tokenizer: Tokenizer, batcher: Batcher, settings: ServerSettings
+        self,
+        bundle: Bundle,
+        tokenizer: Tokenizer,
+        batcher: Batcher,
+        settings: ServerSettings,
+        metrics: Metrics,
     ) -> None:
         self._manifest = bundle.manifest
         self._tokenizer = tokenizer
+        self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
         self._batcher = batcher
         self._settings = settings
+        self._metrics = metrics
         self._threads = ThreadPoolExecutor(thread_name_prefix="tokenizer")
 
     async def answer(
@@ -73,24 +86,55 @@ class Answerer:
         A question that can't be answered has its error in the list. Raises OverloadedError for all
         of them together.
         """
-        self._batcher.check_room()
-        loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(
-            self._threads, self._prepare, contexts, questions, options
-        )
-        able = [p for p in prepared if isinstance(p, _Prepared)]
-        futures = self._batcher.submit(
-            [WindowRequest(p.windows, options.decode.max_answer_length, deadline) for p in able]
-        )
         try:
-            results = await asyncio.gather(*futures, return_exceptions=True)
-        finally:
-            for future in futures:
-                future.cancel()
-        outcomes = iter(results)
+            answered = await self._answer_batch(contexts, questions, options, deadline)
+        except RequestError as error:
+            self._metrics.question_ended(error.code.name, len(questions))
+            raise
+        for one in answered:
+            self._count(one)
+        return answered
+
+    async def _answer_batch(
+        self,
+        contexts: Sequence[str],
+        questions: Sequence[tuple[str, int]],
+        options: QuestionOptions,
+        deadline: float | None,
+    ) -> list[Answered | RequestError]:
+        self._batcher.check_room()
+        if self._is_short(contexts, questions):
+            prepared = self._prepare(contexts, questions, options)
+        else:
+            prepared = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._prepare, contexts, questions, options
+            )
+        able = [p for p in prepared if isinstance(p, _Prepared)]
+        outcomes = iter(
+            await self._batcher.submit(
+                [WindowRequest(p.windows, options.decode.max_answer_length) for p in able], deadline
+            )
+        )
         return [
             _merge(p, next(outcomes), options) if isinstance(p, _Prepared) else p for p in prepared
         ]
+
+    def _is_short(self, contexts: Sequence[str], questions: Sequence[tuple[str, int]]) -> bool:
+        room = SHORT - sum(len(question) for question, _ in questions)
+        for context in contexts:
+            if room < 0:
+                return False
+            if context not in self._contexts:
+                room -= len(context)
+        return room >= 0
+
+    def _count(self, answered: Answered | RequestError) -> None:
+        if isinstance(answered, RequestError):
+            self._metrics.question_ended(answered.code.name)
+            return
+        self._metrics.question_ended("OK")
+        if answered.prediction.is_impossible:
+            self._metrics.null_answers.inc()
 
     def _prepare(
         self,
@@ -133,7 +177,7 @@ class Answerer:
             _check_text("context", context, self._settings.max_context_length)
         except InvalidRequestError as error:
             return error
-        tokenized = self._tokenizer.context(context)
+        tokenized = self._contexts.tokenize(context)
         if not len(tokenized.ids):
             return InvalidRequestError("context has no tokens: it holds nothing to read")
         return tokenized
@@ -177,15 +221,13 @@ def _check_text(field: str, text: str, limit: int) -> None:
 
 
 def _merge(
-    prepared: _Prepared, result: WindowResult | BaseException, options: QuestionOptions
+    prepared: _Prepared, outcome: Outcome, options: QuestionOptions
 ) -> Answered | RequestError:
-    if isinstance(result, RequestError):
-        return result
-    if isinstance(result, BaseException):
-        raise result
+    if isinstance(outcome, RequestError):
+        return outcome
     return Answered(
-        prediction=merge(prepared.context, prepared.windows, result.decoded, options.decode),
+        prediction=merge(prepared.context, prepared.windows, outcome.decoded, options.decode),
         windows=len(prepared.windows),
-        queue_s=result.queue_s,
-        engine_s=result.engine_s,
+        queue_s=outcome.queue_s,
+        engine_s=outcome.engine_s,
     )

@@ -1,9 +1,15 @@
-"""Dynamic batching of windows, across callers, by age and length.
+"""Dynamic batching of windows, across callers, by turn and length.
 
 Work-conserving: a free engine takes what waits, at once; windows gather only while it is busy. The
-oldest window sets the length of the next batch. The waiting windows nearest to it in length, none
-longer and none much shorter, fill the batch up to a token budget. As every batch has the oldest
-window in it, none waits forever.
+window whose turn it is sets the length of the next batch. The waiting windows nearest to it in
+length, none longer and none much shorter, fill the batch up to a token budget.
+
+Turns are counted in work, not in time. A window's turn is the tokens dispatched when its call came,
+and `SPREAD` times the tokens of its own call before it. So a call of a single window is served in
+the order of arrival, while a long document's windows are spread over batches: whoever comes while
+it is served passes its later windows, until it has had its 1/SPREAD of the engine. As the clock
+moves with the work, every turn comes: a call that waits behind n tokens and has m of its own is
+done before n + SPREAD × m tokens more are dispatched.
 
 Everything here runs on the event loop's thread, so that nothing is locked; only the engine runs on
 threads of its own.
@@ -12,37 +18,42 @@ threads of its own.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections import deque
+import queue
+import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 
 from electra_qa.engines import Engine, bucket
 from electra_qa.spans import DecodedWindow, DecodedWindows, row
 from electra_qa.windows import Window, WindowBatch
 
-from .errors import DeadlineError, EngineFailedError, OverloadedError
+from .errors import DeadlineError, EngineFailedError, OverloadedError, RequestError
+from .metrics import Metrics
+from .rate import Rate
 
 log = logging.getLogger(__name__)
 
 # The shortest window that may ride in a batch, as a share of the batch's length. Below it the
 # padding costs more than a batch of its own.
 SHORTEST_SHARE = 0.75
+SPREAD = 4
+# A call is refused where it would take longer than this share of the time it has: the estimate is
+# one of the mean, and what is served late is lost as well.
+DEADLINE_SHARE = 0.8
+# Waiting tokens are summed up by turn, in steps of this many, for that estimate.
+TURN_STEP = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
-    """The windows of one question.
-
-    deadline: by the event loop's clock, in seconds; None for none.
-    """
+    """The windows of one question."""
 
     windows: Sequence[Window]
     max_answer_length: int
-    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,46 +65,85 @@ class WindowResult:
     engine_s: float
 
 
+Outcome = WindowResult | RequestError
+
+
 @dataclass(eq=False, slots=True)
-class _Job:
-    request: WindowRequest
-    future: asyncio.Future[WindowResult]
+class _Call:
+    """outcomes: of its questions; None while one is open."""
+
+    deadline: float | None
+    future: asyncio.Future[list[Outcome]]
     queued_at: float
-    decoded: dict[int, DecodedWindow] = field(default_factory=dict)
+    outcomes: list[Outcome | None]
+    open_questions: int
+
+
+@dataclass(eq=False, slots=True)
+class _Question:
+    call: _Call
+    index: int
+    request: WindowRequest
+    decoded: list[DecodedWindow | None]
+    missing: int
     started_at: float | None = None
-    waiting_tokens: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    """One window that waits, or waited."""
+
+    turn: int
+    question: _Question
+    index: int
+    window: Window
+    waiting: bool = True
+
+    @property
+    def wanted(self) -> bool:
+        question = self.question
+        call = question.call
+        return not call.future.done() and call.outcomes[question.index] is None
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One window that waits. `sequence` rises with the order of arrival."""
-
-    sequence: int
-    job: _Job
-    index: int
-
-    @property
-    def window(self) -> Window:
-        return self.job.request.windows[self.index]
+class _Batch:
+    length: int
+    entries: list[_Entry]
+    tokens: int
+    dispatched_at: float
 
 
 class Batcher:
     """Make one inside a running event loop, and `close` it there."""
 
     def __init__(
-        self, engine: Engine, *, pad_id: int, max_batch_tokens: int, max_queue_tokens: int
+        self, engine: Engine, *, pad_id: int, max_queue_tokens: int, metrics: Metrics
     ) -> None:
         self._engine = engine
         self._pad_id = pad_id
-        self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(engine.slots, thread_name_prefix="engine")
+        self._work: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run_batches, name=f"engine-{n}", daemon=True)
+            for n in range(engine.slots)
+        ]
+        for thread in self._threads:
+            thread.start()
         self._free_slots = engine.slots
-        self._waiting: dict[int, deque[_Entry]] = {}
-        self._queued_tokens = 0
+        self._rate = Rate()
+        self._last_finish = 0.0
+        # By length: heaps of (turn, sequence, entry).
+        self._waiting: dict[int, list[tuple[int, int, _Entry]]] = {}
         self._sequence = 0
+        self._queued_tokens = 0
+        self._queued_by_turn: Counter[int] = Counter()
+        self._running_tokens = 0
+        self._dispatched_tokens = 0
         self._dispatch_is_due = False
+        metrics.queue_tokens.set_function(lambda: self._queued_tokens)
 
     @property
     def queued_tokens(self) -> int:
@@ -103,37 +153,103 @@ class Batcher:
     def check_room(self) -> None:
         """Raises OverloadedError while the queue is full."""
         if self._queued_tokens >= self._max_queue_tokens:
+            self._metrics.rejections.labels("queue").inc()
             raise OverloadedError(
                 f"the queue is full: {self._queued_tokens} tokens wait, "
-                f"max_queue_tokens is {self._max_queue_tokens}; try again later"
+                f"max_queue_tokens is {self._max_queue_tokens}; try again later",
+                retry_delay_s=self._rate.seconds(self._queued_tokens - self._max_queue_tokens / 2),
             )
 
-    def submit(self, requests: Sequence[WindowRequest]) -> list[asyncio.Future[WindowResult]]:
-        """Queue the windows of several questions, all of them or none.
+    def submit(
+        self, requests: Sequence[WindowRequest], deadline: float | None = None
+    ) -> asyncio.Future[list[Outcome]]:
+        """Queue the windows of a call's questions, all of them or none.
 
-        Cancelling a future takes those of its windows that still wait out of the queue. A future
-        fails with DeadlineError or EngineFailedError. Raises OverloadedError while the queue is
-        full: what is accepted is never dropped for want of room.
+        deadline: by the event loop's clock, in seconds; None for none.
+
+        The outcomes come in the order of the questions; a question whose batch failed has an
+        EngineFailedError. The future fails with DeadlineError when the deadline passes while
+        windows wait; cancelling it takes those out of the queue. Raises OverloadedError while the
+        queue is full, or where the deadline can't be met at the present rate; what is accepted is
+        never dropped for want of room.
         """
         self.check_room()
-        return [self._enqueue(request) for request in requests]
-
-    def _enqueue(self, request: WindowRequest) -> asyncio.Future[WindowResult]:
-        job = _Job(request, self._loop.create_future(), self._loop.time())
-        for index, window in enumerate(request.windows):
-            length = bucket(self._engine.buckets, window.length)
-            entry = _Entry(self._sequence, job, index)
-            self._sequence += 1
-            self._waiting.setdefault(length, deque()).append(entry)
-            job.waiting_tokens += window.length
-        self._queued_tokens += job.waiting_tokens
-        job.future.add_done_callback(lambda _: self._forget(job))
+        call = _Call(
+            deadline,
+            self._loop.create_future(),
+            self._loop.time(),
+            [None] * len(requests),
+            len(requests),
+        )
+        entries = self._entries(call, requests)
+        self._check_deadline(deadline, entries)
+        for entry in entries:
+            self._enqueue(entry)
+        if not entries:
+            call.future.set_result([])
+            return call.future
+        call.future.add_done_callback(lambda _: self._forget(entries))
         self._dispatch_soon()
-        return job.future
+        return call.future
 
-    def _forget(self, job: _Job) -> None:
-        self._queued_tokens -= job.waiting_tokens
-        job.waiting_tokens = 0
+    def _entries(self, call: _Call, requests: Sequence[WindowRequest]) -> list[_Entry]:
+        entries = []
+        turn = self._dispatched_tokens
+        for index, request in enumerate(requests):
+            count = len(request.windows)
+            question = _Question(call, index, request, [None] * count, count)
+            for place, window in enumerate(request.windows):
+                entries.append(_Entry(turn, question, place, window))
+                turn += SPREAD * window.length
+        return entries
+
+    def _check_deadline(self, deadline: float | None, entries: Sequence[_Entry]) -> None:
+        if deadline is None or not entries:
+            return
+        own = sum(entry.window.length for entry in entries)
+        time_left = max(0.0, deadline - self._loop.time())
+        everything = self._running_tokens + self._queued_tokens + own
+        if self._rate.seconds(everything) <= time_left * DEADLINE_SHARE:
+            return
+        last_turn = entries[-1].turn // TURN_STEP
+        ahead = self._running_tokens + sum(
+            tokens for turn, tokens in self._queued_by_turn.items() if turn <= last_turn
+        )
+        seconds = self._rate.seconds(ahead + own)
+        if seconds <= time_left * DEADLINE_SHARE:
+            return
+        self._metrics.rejections.labels("deadline").inc()
+        lone = self._rate.seconds(own)
+        can_be_met = lone <= time_left * DEADLINE_SHARE
+        raise OverloadedError(
+            f"the deadline can't be met: it is in {time_left * 1e3:.0f} ms, and {ahead + own} "
+            f"tokens take about {seconds * 1e3:.0f} ms at present",
+            retry_delay_s=seconds - time_left * DEADLINE_SHARE if can_be_met else None,
+        )
+
+    def _enqueue(self, entry: _Entry) -> None:
+        length = bucket(self._engine.buckets, entry.window.length)
+        heap = self._waiting.setdefault(length, [])
+        heapq.heappush(heap, (entry.turn, self._sequence, entry))
+        self._sequence += 1
+        self._count_waiting(entry, entry.window.length)
+
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        """What still waits of a call that ended waits no longer; the heaps drop it later."""
+        for entry in entries:
+            if entry.waiting:
+                self._leave(entry)
+
+    def _leave(self, entry: _Entry) -> None:
+        entry.waiting = False
+        self._count_waiting(entry, -entry.window.length)
+
+    def _count_waiting(self, entry: _Entry, tokens: int) -> None:
+        self._queued_tokens += tokens
+        turn = entry.turn // TURN_STEP
+        self._queued_by_turn[turn] += tokens
+        if not self._queued_by_turn[turn]:
+            del self._queued_by_turn[turn]
 
     def _dispatch_soon(self) -> None:
         """After what is ready to run now: callers that came together ride together."""
@@ -147,87 +263,117 @@ class Batcher:
             length, entries = chosen
             self._free_slots -= 1
             now = self._loop.time()
+            tokens = 0
             for entry in entries:
-                entry.job.waiting_tokens -= entry.window.length
-                self._queued_tokens -= entry.window.length
-                if entry.job.started_at is None:
-                    entry.job.started_at = now
-            run = self._loop.run_in_executor(self._threads, self._run, length, entries)
-            run.add_done_callback(partial(self._finish, entries))
+                tokens += entry.window.length
+                question = entry.question
+                if question.started_at is None:
+                    question.started_at = now
+                    self._metrics.queue_seconds.observe(now - question.call.queued_at)
+            self._dispatched_tokens += tokens
+            self._running_tokens += tokens
+            self._metrics.batch_dispatched(length, len(entries), tokens)
+            self._work.put(_Batch(length, entries, tokens, now))
 
     def _choose(self) -> tuple[int, list[_Entry]] | None:
         """The length and the windows of the next batch; None where nothing waits."""
-        heads = {length: self._head(length) for length in list(self._waiting)}
-        oldest = min(
-            (entry for entry in heads.values() if entry is not None),
-            key=lambda entry: entry.sequence,
-            default=None,
-        )
-        if oldest is None:
+        heads = ((self._head(length), length) for length in list(self._waiting))
+        turns = [(head[:2], length) for head, length in heads if head is not None]
+        if not turns:
             return None
-        length = bucket(self._engine.buckets, oldest.window.length)
+        _, length = min(turns)
         near = sorted(
             (n for n in self._waiting if length * SHORTEST_SHARE <= n <= length), reverse=True
         )
         candidates = (entry for n in near for entry in self._take(n))
-        return length, list(islice(candidates, max(1, self._max_batch_tokens // length)))
+        return length, list(islice(candidates, max(1, self._engine.batch_tokens // length)))
 
-    def _head(self, length: int) -> _Entry | None:
-        """The oldest window of a length that is still wanted; those before it are dropped."""
-        waiting = self._waiting[length]
-        while waiting:
-            entry = waiting[0]
-            self._expire(entry.job)
-            if not entry.job.future.done():
-                return entry
-            waiting.popleft()
+    def _head(self, length: int) -> tuple[int, int, _Entry] | None:
+        """The next window of a length that is still wanted; those before it are dropped."""
+        heap = self._waiting[length]
+        while heap:
+            entry = heap[0][2]
+            self._expire(entry.question.call)
+            if entry.wanted:
+                return heap[0]
+            heapq.heappop(heap)
+            if entry.waiting:  # its question failed, but not its call
+                self._leave(entry)
         del self._waiting[length]
         return None
 
     def _take(self, length: int) -> Iterator[_Entry]:
-        while self._waiting.get(length) and (entry := self._head(length)):
-            self._waiting[length].popleft()
-            yield entry
+        while length in self._waiting and (head := self._head(length)):
+            heapq.heappop(self._waiting[length])
+            self._leave(head[2])
+            yield head[2]
 
-    def _expire(self, job: _Job) -> None:
-        deadline = job.request.deadline
-        if deadline is not None and self._loop.time() >= deadline and not job.future.done():
-            job.future.set_exception(DeadlineError("the deadline came while the question waited"))
+    def _expire(self, call: _Call) -> None:
+        if call.deadline is None or call.future.done() or self._loop.time() < call.deadline:
+            return
+        call.future.set_exception(DeadlineError("the deadline came while the question waited"))
 
-    def _run(self, length: int, entries: Sequence[_Entry]) -> DecodedWindows:
-        batch = WindowBatch.pad(
-            [entry.window for entry in entries],
-            [entry.job.request.max_answer_length for entry in entries],
-            length=length,
-            pad_id=self._pad_id,
+    def _run_batches(self) -> None:
+        """What each of the engine's threads does until it is told to stop."""
+        while (batch := self._work.get()) is not None:
+            decoded: DecodedWindows | Exception
+            try:
+                decoded = self._run(batch)
+            except Exception as error:
+                decoded = error
+            self._loop.call_soon_threadsafe(self._finish, batch, decoded)
+
+    def _run(self, batch: _Batch) -> DecodedWindows:
+        return self._engine.run(
+            WindowBatch.pad(
+                [entry.window for entry in batch.entries],
+                [entry.question.request.max_answer_length for entry in batch.entries],
+                length=batch.length,
+                pad_id=self._pad_id,
+            )
         )
-        return self._engine.run(batch)
 
-    def _finish(self, entries: Sequence[_Entry], run: asyncio.Future[DecodedWindows]) -> None:
+    def _finish(self, batch: _Batch, decoded: DecodedWindows | Exception) -> None:
+        now = self._loop.time()
+        busy = now - max(batch.dispatched_at, self._last_finish)
+        self._last_finish = now
+        self._rate.add(batch.tokens, busy)
+        self._metrics.engine_busy_seconds.inc(busy)
+        self._metrics.engine_seconds.observe(now - batch.dispatched_at)
+        self._running_tokens -= batch.tokens
         self._free_slots += 1
         self._dispatch_soon()
-        try:
-            decoded = run.result()
-        except Exception:
-            log.exception("the engine failed on a batch of %d windows", len(entries))
-            for entry in entries:
-                if not entry.job.future.done():
-                    entry.job.future.set_exception(EngineFailedError("the engine failed"))
+        if isinstance(decoded, Exception):
+            log.error(
+                "the engine failed on a batch of %d windows", len(batch.entries), exc_info=decoded
+            )
+            for entry in batch.entries:
+                _end(entry.question, EngineFailedError("the engine failed"))
             return
-        now = self._loop.time()
-        for index, entry in enumerate(entries):
-            job = entry.job
-            job.decoded[entry.index] = row(decoded, index)
-            if len(job.decoded) == len(job.request.windows) and not job.future.done():
-                started_at = job.started_at if job.started_at is not None else now
-                job.future.set_result(
-                    WindowResult(
-                        decoded=[job.decoded[i] for i in range(len(job.decoded))],
-                        queue_s=started_at - job.queued_at,
-                        engine_s=now - started_at,
-                    )
-                )
+        for index, entry in enumerate(batch.entries):
+            question = entry.question
+            question.decoded[entry.index] = row(decoded, index)
+            question.missing -= 1
+            if not question.missing:
+                started_at = question.started_at or now
+                queue_s = started_at - question.call.queued_at
+                whole = [window for window in question.decoded if window is not None]
+                _end(question, WindowResult(whole, queue_s, now - started_at))
 
     def close(self) -> None:
         """Wait for the engine's last batch. Nothing may be submitted any more."""
-        self._threads.shutdown()
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+def _end(question: _Question, outcome: Outcome) -> None:
+    """The first outcome of a question counts; its call ends with the last of its questions."""
+    call = question.call
+    if call.future.done() or call.outcomes[question.index] is not None:
+        return
+    call.outcomes[question.index] = outcome
+    call.open_questions -= 1
+    if not call.open_questions:
+        call.future.set_result([one for one in call.outcomes if one is not None])

@@ -16,7 +16,8 @@ from electra_qa.bundle import Bundle, BundleError, default_bundle_path, load_bun
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import settings_options
 
-from .lifecycle import AddressError, serve_until
+from .errors import StartError
+from .lifecycle import serve_until
 from .settings import ServerSettings
 
 
@@ -35,6 +36,12 @@ from .settings import ServerSettings
     help="OpenVINO on a CPU, or TensorRT on an NVIDIA GPU.",
 )
 @click.option(
+    "--engine",
+    "engine_name",
+    type=click.Choice(["null"]),
+    help="null: instead of the device's an engine that answers at once, to measure all the rest.",
+)
+@click.option(
     "--hardware-compatible", is_flag=True, help="GPU: an engine for every GPU from Ampere on."
 )
 @click.option(
@@ -43,15 +50,22 @@ from .settings import ServerSettings
 @click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads of the engine.  [default: all]"
 )
+@click.option(
+    "--streams",
+    type=click.IntRange(min=1),
+    help="Batches that a CPU computes side by side, on a share of the threads each.  [default: 1]",
+)
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
 @click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning"]))
 def serve(
     bundle_path: Path | None,
     device: Literal["cpu", "gpu"],
+    engine_name: Literal["null"] | None,
     hardware_compatible: bool,
     version_compatible: bool,
     threads: int | None,
+    streams: int | None,
     until_stdin_closes: bool,
     log_level: str,
     **settings: Any,
@@ -66,15 +80,16 @@ def serve(
         engine = load_engine(
             bundle,
             EngineSettings(
-                device,
+                engine_name or device,
                 threads,
+                streams,
                 chosen.max_batch_tokens,
                 hardware_compatible,
                 version_compatible,
             ),
         )
         asyncio.run(_serve(bundle, engine, chosen, until_stdin_closes))
-    except (BundleError, EngineError, AddressError) as error:
+    except (BundleError, EngineError, StartError) as error:
         raise click.ClickException(str(error)) from error
 
 

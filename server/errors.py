@@ -1,6 +1,6 @@
-"""Why a request is not answered, each with the gRPC status that it becomes.
+"""Why a server does not start, and why a request is not answered, each with its gRPC status.
 
-Messages go over the wire: they name the field and the limit, never a path or a stack.
+Messages of the latter go over the wire: they name the field and the limit, never a path or a stack.
 """
 
 from __future__ import annotations
@@ -8,12 +8,30 @@ from __future__ import annotations
 from grpc import StatusCode
 
 
+class StartError(Exception):
+    """The server can't start as it is set; the message says why."""
+
+
+# What a caller is told to wait before it tries again, in seconds.
+SHORTEST_DELAY_S = 0.05
+LONGEST_DELAY_S = 10.0
+
+
 class RequestError(Exception):
-    """The base: a question fails with `code` and the message."""
+    """The base: a question fails with `code` and the message.
+
+    retry_delay_s: when to try again, in seconds; None where that makes no sense.
+    """
 
     code = StatusCode.INTERNAL
-    # Sent along as the trailing metadata RETRY_AFTER, where trying again makes sense.
-    retry_after_ms: int | None = None
+
+    def __init__(self, message: str, *, retry_delay_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_delay_s = (
+            None
+            if retry_delay_s is None
+            else min(max(retry_delay_s, SHORTEST_DELAY_S), LONGEST_DELAY_S)
+        )
 
 
 class InvalidRequestError(RequestError):
@@ -23,10 +41,9 @@ class InvalidRequestError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """The queue is full; the same request may pass a little later."""
+    """The queue is full, or too long for the call's deadline; a little later it may pass."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
-    retry_after_ms = 250
 
 
 class DeadlineError(RequestError):

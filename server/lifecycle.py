@@ -8,28 +8,27 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import grpc
-import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from electra_qa.bundle import Bundle
 from electra_qa.engines import Engine
 from electra_qa.tokenization import Tokenizer
-from electra_qa.windows import WindowBatch, WindowSettings, make_windows
 
 from .answerer import Answerer
 from .batcher import Batcher
+from .errors import StartError
+from .metrics import Metrics, exposed
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
+from .warm_up import parse_lengths, warm_up
 
 log = logging.getLogger(__name__)
 
 # After the last answer a health watcher may still hold its stream: it gets this long, in seconds.
 LAST_GRACE_S = 1.0
 
-
-class AddressError(Exception):
-    """The address can't be listened on; the message says which."""
+MAX_PENDING_REQUESTS = 100_000
 
 
 @asynccontextmanager
@@ -37,22 +36,31 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
     """A server that is up and healthy inside the block; gives its address, with the real port.
 
     Leaving the block drains it: health says NOT_SERVING, new calls are refused with UNAVAILABLE,
-    accepted ones are finished, for at most `drain_timeout_s`. Raises AddressError.
+    accepted ones are finished, for at most `drain_timeout_s`. Raises StartError.
     """
+    try:
+        warm_up_lengths = parse_lengths(settings.warm_up_lengths, bundle.manifest.max_seq_length)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    metrics = Metrics()
     tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
     batcher = Batcher(
         engine,
         pad_id=tokenizer.pad_id,
-        max_batch_tokens=settings.max_batch_tokens,
         max_queue_tokens=settings.max_queue_tokens,
+        metrics=metrics,
     )
-    answerer = Answerer(bundle, tokenizer, batcher, settings)
-    service = QuestionAnsweringService(answerer, bundle, settings, engine.device)
+    answerer = Answerer(bundle, tokenizer, batcher, settings, metrics)
+    service = QuestionAnsweringService(answerer, bundle, settings, engine.device, metrics)
     health = health_aio.HealthServicer()
     server = grpc.aio.server(
         options=[
             # Without this a second server on the port is no error, and half of the calls go there.
             ("grpc.so_reuseport", 0),
+            # Over its own limits (1,000 and 3,000) gRPC cancels calls before they are looked at.
+            # Here the queue refuses them, with a status that says why and when to try again.
+            ("grpc.server.max_pending_requests", MAX_PENDING_REQUESTS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
         ]
@@ -60,21 +68,22 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
     server.add_generic_rpc_handlers((service.handler(),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await _set_health(health, health_pb2.HealthCheckResponse.NOT_SERVING)
-    address = _listen(server, settings.address)
-    await server.start()
-    try:
-        await asyncio.to_thread(_try_out, engine, tokenizer)
-        await _set_health(health, health_pb2.HealthCheckResponse.SERVING)
-        yield address
-    finally:
-        await health.enter_graceful_shutdown()
-        if not await service.drain(settings.drain_timeout_s):
-            log.warning(
-                "calls were still open after %g s (drain_timeout_s)", settings.drain_timeout_s
-            )
-        await server.stop(LAST_GRACE_S)
-        answerer.close()
-        batcher.close()
+    with exposed(metrics, settings.metrics_address):
+        address = _listen(server, settings.address)
+        await server.start()
+        try:
+            await asyncio.to_thread(warm_up, engine, tokenizer, warm_up_lengths)
+            await _set_health(health, health_pb2.HealthCheckResponse.SERVING)
+            yield address
+        finally:
+            await health.enter_graceful_shutdown()
+            if not await service.drain(settings.drain_timeout_s):
+                log.warning(
+                    "calls were still open after %g s (drain_timeout_s)", settings.drain_timeout_s
+                )
+            await server.stop(LAST_GRACE_S)
+            answerer.close()
+            batcher.close()
 
 
 async def serve_until(
@@ -84,7 +93,7 @@ async def serve_until(
     settings: ServerSettings,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serve until `stop` is set, then drain. Raises AddressError."""
+    """Serve until `stop` is set, then drain. Raises StartError."""
     async with running(bundle, engine, settings) as address:
         on_ready(address)
         await stop.wait()
@@ -95,20 +104,8 @@ def _listen(server: grpc.aio.Server, address: str) -> str:
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise AddressError(f"can't listen on {address}: in use, or not an address here") from error
+        raise StartError(f"can't listen on {address}: in use, or not an address here") from error
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-
-def _try_out(engine: Engine, tokenizer: Tokenizer) -> None:
-    """One tiny window, so that an engine that can't run fails at the start."""
-    windows = make_windows(
-        np.array([tokenizer.pad_id], dtype=np.int32),
-        np.array([tokenizer.pad_id], dtype=np.int32),
-        settings=WindowSettings(),
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-    )
-    engine.run(WindowBatch.pad(windows, [1], length=engine.buckets[0], pad_id=tokenizer.pad_id))
 
 
 async def _set_health(

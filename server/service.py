@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
 
 from electra_qa import __version__
 from electra_qa.bundle import Bundle
-from electra_qa.rpc import RETRY_AFTER
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Rules
 
 from .answerer import Answered, Answerer
 from .errors import InvalidRequestError, RequestError, ShuttingDownError
-from .options import max_top_k, parse_options
+from .metrics import Metrics
+from .options import QuestionOptions, max_top_k, parse_options
 from .settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -35,12 +40,19 @@ class QuestionAnsweringService:
     status of its own instead of gRPC's own way of failing."""
 
     def __init__(
-        self, answerer: Answerer, bundle: Bundle, settings: ServerSettings, device: str
+        self,
+        answerer: Answerer,
+        bundle: Bundle,
+        settings: ServerSettings,
+        device: str,
+        metrics: Metrics,
     ) -> None:
         self._answerer = answerer
         self._bundle = bundle
         self._settings = settings
         self._device = device
+        self._metrics = metrics
+        self._default_options = parse_options(pb.Options(), bundle.manifest)
         self._draining = asyncio.Event()
         self._open_calls = 0
         self._idle = asyncio.Event()
@@ -58,7 +70,26 @@ class QuestionAnsweringService:
         return True
 
     @contextmanager
-    def _call(self) -> Iterator[None]:
+    def _counted(self, method: str) -> Iterator[None]:
+        """Writes down how a call ended and how long it took."""
+        started = time.perf_counter()
+        code = "OK"
+        try:
+            yield
+        except RequestError as error:
+            code = error.code.name
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "CANCELLED"
+            raise
+        except Exception:
+            code = "INTERNAL"
+            raise
+        finally:
+            self._metrics.call_ended(method, code, time.perf_counter() - started)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
         """Counts a call as open. Raises ShuttingDownError once the server drains."""
         if self._draining.is_set():
             raise ShuttingDownError(SHUTTING_DOWN)
@@ -78,7 +109,7 @@ class QuestionAnsweringService:
         }
         handlers: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(
-                _guarded(method), response_serializer=_serialize
+                self._guarded(name, method), response_serializer=_serialize
             )
             for name, method in unary.items()
         }
@@ -87,12 +118,29 @@ class QuestionAnsweringService:
         )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
+    def _guarded(
+        self, name: str, method: Callable[[bytes, Context], Awaitable[Message]]
+    ) -> Callable[[bytes, Context], Awaitable[Message]]:
+        """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
+
+        async def guarded(raw: bytes, context: Context) -> Message:
+            try:
+                with self._counted(name):
+                    return await method(raw, context)
+            except RequestError as error:
+                await _abort(context, error)
+            except Exception:
+                log.exception("a call failed")
+                await _abort(context, RequestError(INTERNAL_ERROR))
+
+        return guarded
+
     async def answer(self, raw: bytes, context: Context) -> pb.AnswerResponse:
-        with self._call():
+        with self._open():
             return await self._answer(_parse(pb.AnswerRequest, raw), _deadline(context))
 
     async def answer_batch(self, raw: bytes, context: Context) -> pb.AnswerBatchResponse:
-        with self._call():
+        with self._open():
             request = _parse(pb.AnswerBatchRequest, raw)
             limit = self._settings.max_batch_questions
             if not 1 <= len(request.questions) <= limit:
@@ -103,7 +151,7 @@ class QuestionAnsweringService:
             answered = await self._answerer.answer_batch(
                 list(request.contexts),
                 [(question.question, question.context_index) for question in request.questions],
-                parse_options(request.options, self._bundle.manifest),
+                self._options(request),
                 _deadline(context),
             )
             return pb.AnswerBatchResponse(results=[_result(one) for one in answered])
@@ -113,7 +161,7 @@ class QuestionAnsweringService:
     ) -> AsyncIterator[pb.AnswerStreamResponse]:
         """Reads on while at most `max_stream_questions` are under way."""
         try:
-            with self._call():
+            with self._counted("AnswerStream"), self._open():
                 async with aclosing(self._answers(raws, _deadline(context))) as answers:
                     async for answer in answers:
                         yield answer
@@ -186,9 +234,14 @@ class QuestionAnsweringService:
         )
 
     async def _answer(self, request: pb.AnswerRequest, deadline: float | None) -> pb.AnswerResponse:
-        options = parse_options(request.options, self._bundle.manifest)
+        options = self._options(request)
         answered = await self._answerer.answer(request.question, request.context, options, deadline)
         return _response(answered)
+
+    def _options(self, request: pb.AnswerRequest | pb.AnswerBatchRequest) -> QuestionOptions:
+        if not request.HasField("options"):
+            return self._default_options
+        return parse_options(request.options, self._bundle.manifest)
 
     async def _stream_response(self, raw: bytes, deadline: float | None) -> pb.AnswerStreamResponse:
         id_ = ""
@@ -220,27 +273,25 @@ SHUTTING_DOWN = "the server is shutting down"
 INTERNAL_ERROR = "internal error; the server's log has the reason"
 
 
-def _guarded(
-    method: Callable[[bytes, Context], Awaitable[Message]],
-) -> Callable[[bytes, Context], Awaitable[Message]]:
-    """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
-
-    async def guarded(raw: bytes, context: Context) -> Message:
-        try:
-            return await method(raw, context)
-        except RequestError as error:
-            await _abort(context, error)
-        except Exception:
-            log.exception("a call failed")
-            await _abort(context, RequestError(INTERNAL_ERROR))
-
-    return guarded
-
-
 async def _abort(context: Context, error: RequestError) -> NoReturn:
-    hint = () if error.retry_after_ms is None else ((RETRY_AFTER, str(error.retry_after_ms)),)
-    await context.abort(error.code, str(error), hint)
+    await context.abort(error.code, str(error), _details(error))
     raise AssertionError("abort does not return")
+
+
+def _details(error: RequestError) -> tuple[tuple[str, str | bytes], ...]:
+    """The error as trailing metadata, in google.rpc's form, where it says when to try again."""
+    if error.retry_delay_s is None:
+        return ()
+    status = Status(code=error.code.value[0], message=str(error))
+    status.details.add().Pack(RetryInfo(retry_delay=_duration(error.retry_delay_s)))
+    metadata: tuple[tuple[str, str | bytes], ...] = rpc_status.to_status(status).trailing_metadata
+    return metadata
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1e3))
+    return duration
 
 
 def _parse(kind: type[Request], raw: bytes) -> Request:
@@ -268,7 +319,14 @@ def _result(answered: Answered | RequestError) -> pb.Result:
 
 
 def _failure(error: RequestError) -> pb.Result:
-    return pb.Result(failure=pb.Failure(code=error.code.value[0], message=str(error)))
+    delay = error.retry_delay_s
+    return pb.Result(
+        failure=pb.Failure(
+            code=error.code.value[0],
+            message=str(error),
+            retry_delay=None if delay is None else _duration(delay),
+        )
+    )
 
 
 def _response(answered: Answered) -> pb.AnswerResponse:

@@ -25,14 +25,28 @@ class ServerSettings:
         4_096, "Windows that one call is cut into, over all its questions.", minimum=1
     )
     max_message_bytes: int = setting(32 * 1024 * 1024, "Of one message, either way.", minimum=1024)
-    max_batch_tokens: int = setting(
-        4_096, "The token budget of one run of the engine, padding included.", minimum=1
+    max_batch_tokens: int | None = setting(
+        None,
+        "The token budget of one run of the engine, padding included.  [default: what suits the "
+        "machine]",
+        minimum=1,
     )
     max_queue_tokens: int = setting(
         262_144,
         "Tokens that may wait for the engine. A call that comes when more wait is refused with "
         "RESOURCE_EXHAUSTED.",
         minimum=1,
+    )
+    context_cache_bytes: int = setting(
+        64 * 1024 * 1024, "Memory for tokenized contexts; those that repeat are kept.", minimum=0
+    )
+    warm_up_lengths: str = setting(
+        "all",
+        "Lengths of windows, in tokens, to prepare the engine for before the server is ready: all "
+        "(up to the bundle's max_seq_length), none, or a list like 64-128,384.",
+    )
+    metrics_address: str | None = setting(
+        None, "HOST:PORT that serves Prometheus metrics at /metrics.  [default: nowhere]"
     )
     drain_timeout_s: float = setting(
         30.0, "How long a server that is told to stop goes on with what it accepted.", minimum=0

@@ -24,18 +24,21 @@ class Engine(Protocol):
 
     device: what it runs on and with, for people.
     slots: how many calls of `run` keep it busy; more wait inside it.
+    batch_tokens: the token budget of one run, padding included: what was asked for, or what suits
+        the machine.
     buckets: the lengths that batches are padded to, rising; the last one is the bundle's
         `max_seq_length_limit`. Every shape costs an engine something: a kernel, or a profile.
     """
 
     device: str
     slots: int
+    batch_tokens: int
     buckets: tuple[int, ...]
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
         """Run one batch, blocking. Safe to call from `slots` threads at once.
 
-        The length of the batch is one of `buckets`, and it holds at most `max_batch_tokens`, or a
+        The length of the batch is one of `buckets`, and it holds at most `batch_tokens`, or a
         single window. Raises EngineError.
         """
 
@@ -47,16 +50,20 @@ class Engine(Protocol):
 class EngineSettings:
     """How to make an engine.
 
-    device: "cpu" (OpenVINO) or "gpu" (TensorRT).
+    device: "cpu" (OpenVINO), "gpu" (TensorRT), or "null" (nothing is computed).
     threads: CPU threads to use; None for all that the process may run on.
-    max_batch_tokens: the token budget of one run, padding included.
+    streams: how many batches a CPU computes side by side, each on its share of the threads; None
+        for what suits the machine.
+    max_batch_tokens: the token budget of one run, padding included; None for what suits the
+        machine.
     hardware_compatible, version_compatible: of a TensorRT engine file: let it run on other GPUs
         (from Ampere on), or with other versions of TensorRT 11, at some cost in speed.
     """
 
-    device: Literal["cpu", "gpu"] = "cpu"
+    device: Literal["cpu", "gpu", "null"] = "cpu"
     threads: int | None = None
-    max_batch_tokens: int = 4096
+    streams: int | None = None
+    max_batch_tokens: int | None = None
     hardware_compatible: bool = False
     version_compatible: bool = False
 
@@ -66,6 +73,10 @@ DEFAULTS = EngineSettings()
 
 def load_engine(bundle: Bundle, settings: EngineSettings = DEFAULTS) -> Engine:
     """Compile a bundle for this machine. Raises EngineError where that can't be done."""
+    if settings.device == "null":
+        from .null import NullEngine
+
+        return NullEngine(bundle, settings)
     extra = {"cpu": "server", "gpu": "gpu"}[settings.device]
     try:
         if settings.device == "cpu":

@@ -22,13 +22,17 @@ OUTPUTS = tuple(field.name for field in dataclasses.fields(DecodedWindows))
 HALF_PRECISIONS = ("fp16", "int8")
 
 
+# A batch of this many tokens for each thread of a stream is as fast as a larger one, and does not
+# keep the next one waiting for longer.
+TOKENS_PER_THREAD = 512
+STREAMS = 1
+
+
 class OpenVINOEngine:
-    """One compiled graph on the CPU, all threads on one batch at a time.
+    """One compiled graph on the CPU; each stream computes one batch at a time on its threads.
 
-    Two requests, so that the next batch is there when one ends.
+    One request more than streams, so that the next batch is there when one ends.
     """
-
-    slots = 2
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where OpenVINO does not take the graph."""
@@ -39,7 +43,7 @@ class OpenVINOEngine:
         precision = "bf16" if half else "f32"
         config = {
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
+            "NUM_STREAMS": str(settings.streams or STREAMS),
             "INFERENCE_PRECISION_HINT": precision,
         }
         if settings.threads is not None:
@@ -51,12 +55,16 @@ class OpenVINOEngine:
             compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
+        threads = compiled.get_property("INFERENCE_NUM_THREADS")
+        streams = compiled.get_property("NUM_STREAMS")
+        self.batch_tokens = settings.max_batch_tokens or TOKENS_PER_THREAD * (threads // streams)
+        self.slots = streams + 1
         self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(self.slots):
             self._requests.put(compiled.create_infer_request())
         self.device = (
             f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME')}), "
-            f"{compiled.get_property('INFERENCE_NUM_THREADS')} threads, "
+            f"{streams} × {threads // streams} threads, "
             f"OpenVINO {openvino.__version__.partition('-')[0]}, {precision}"
         )
 

@@ -5,7 +5,9 @@ Extractive question answering: the contract between client and server.
 
 All character offsets count Unicode code points of the caller's own context, and a span is
 [start, end). Status codes: INVALID_ARGUMENT names the field and the limit;
-RESOURCE_EXHAUSTED means that the queue is full (or that a message is over the size limit);
+RESOURCE_EXHAUSTED that the queue is full, or too long for the call's deadline, with a
+google.rpc.RetryInfo among the status details where trying again makes sense (or that a message
+is over the size limit);
 UNAVAILABLE that the server is shutting down; DEADLINE_EXCEEDED that the call's deadline came
 first; INTERNAL that the engine failed.
 """
@@ -13,6 +15,7 @@ first; INTERNAL that the engine failed.
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
@@ -334,16 +337,23 @@ class Failure(google.protobuf.message.Message):
 
     CODE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    RETRY_DELAY_FIELD_NUMBER: builtins.int
     code: builtins.int
     """The number of a gRPC status code."""
     message: builtins.str
+    @property
+    def retry_delay(self) -> google.protobuf.duration_pb2.Duration:
+        """When to try again; not set where that makes no sense."""
+
     def __init__(
         self,
         *,
         code: builtins.int = ...,
         message: builtins.str = ...,
+        retry_delay: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["retry_delay", b"retry_delay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "retry_delay", b"retry_delay"]) -> None: ...
 
 Global___Failure: typing_extensions.TypeAlias = Failure
 

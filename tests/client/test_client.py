@@ -21,6 +21,8 @@ from electra_qa.client import (
     Result,
     UnavailableError,
 )
+from electra_qa.client.errors import from_failure
+from electra_qa.rpc import electra_qa_pb2 as pb
 
 Pairs = list[tuple[str, str]]
 FLU = (
@@ -100,13 +102,22 @@ def test_the_clients_have_one_surface() -> None:
 def test_each_status_has_its_error(
     error: type[Exception], code: grpc.StatusCode, builtin: type[Exception]
 ) -> None:
-    from electra_qa.client.errors import from_number
-
-    made = from_number(code.value[0], "why")
+    made = from_failure(pb.Failure(code=code.value[0], message="why"))
     assert type(made) is error
     assert made.code is code
     assert isinstance(made, builtin)
     assert str(made) == "why"
+
+
+def test_a_failure_of_many_says_when_to_try_again() -> None:
+    failure = pb.Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message="full")
+    made = from_failure(failure)
+    assert isinstance(made, ResourceExhaustedError)
+    assert made.retry_after_s is None
+    failure.retry_delay.FromMilliseconds(1250)
+    made = from_failure(failure)
+    assert isinstance(made, ResourceExhaustedError)
+    assert made.retry_after_s == 1.25
 
 
 def test_no_server_is_unavailable() -> None:

@@ -23,15 +23,19 @@ from electra_qa.windows import WindowBatch
 class GatedEngine:
     """Runs at once, or waits at a gate that the test holds; notes every batch that it gets.
 
+    Fails on batches of `failing_lengths`. With `turns` each batch takes one of them.
+
     Its logits are the token ids: the best span is where the highest ids are.
     """
 
     slots: int = 1
+    batch_tokens: int = 1024
     buckets: tuple[int, ...] = steps(16, 512)
     device: str = "a test"
     open: threading.Event = field(default_factory=threading.Event)
     batches: list[WindowBatch] = field(default_factory=list)
-    fails: bool = False
+    turns: threading.Semaphore | None = None
+    failing_lengths: set[int] = field(default_factory=set)
 
     async def taken(self) -> None:
         """Return once a batch has come to the gate."""
@@ -41,7 +45,9 @@ class GatedEngine:
     def run(self, batch: WindowBatch) -> DecodedWindows:
         self.batches.append(batch)
         assert self.open.wait(30), "the test never opened the gate"
-        if self.fails:
+        if self.turns is not None:
+            assert self.turns.acquire(timeout=30), "the test gave too few turns"
+        if batch.input_ids.shape[1] in self.failing_lengths:
             raise EngineError("/secret/path went wrong")
         logits = batch.input_ids.astype(np.float32) / 30522
         return decode(logits, logits, batch.bounds, 64)
@@ -65,7 +71,7 @@ def serving(bundle: Bundle, engine: GatedEngine) -> Serving:
     async def serve(**settings: Any) -> AsyncIterator[AsyncClient]:
         chosen = ServerSettings(**({"address": "127.0.0.1:0"} | settings))
         async with running(bundle, engine, chosen) as address, AsyncClient(address) as client:
-            engine.batches.clear()  # the one that tried the engine out
+            engine.batches.clear()  # those of the warm-up
             yield client
 
     return serve

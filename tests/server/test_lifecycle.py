@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, Client, ElectraQAError, UnavailableError
-from electra_qa.server.lifecycle import AddressError, running
+from electra_qa.server.errors import StartError
+from electra_qa.server.lifecycle import running
 from electra_qa.server.service import SERVICE
 from electra_qa.server.settings import ServerSettings
 
@@ -145,7 +146,7 @@ async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
 
 async def test_a_port_in_use_is_an_error(bundle: Bundle, engine: GatedEngine) -> None:
     async with running(bundle, engine, ServerSettings(address="127.0.0.1:0")) as address:
-        with pytest.raises(AddressError, match=address):
+        with pytest.raises(StartError, match=address):
             async with running(bundle, engine, ServerSettings(address=address)):
                 pass
 
@@ -184,6 +185,8 @@ def _request(question: str):  # type: ignore[no-untyped-def]
         (["--bundle", "/no/such/bundle"], "no bundle at /no/such/bundle: manifest.json"),
         (["--address", "256.0.0.1:1"], "can't listen on 256.0.0.1:1"),
         (["--max-batch-tokens", "0"], "--max-batch-tokens"),
+        (["--warm-up-lengths", "400"], "warm_up_lengths must be 1 to 384"),
+        (["--metrics-address", "here"], "can't serve metrics at here"),
     ],
 )
 def test_a_server_that_can_not_start_says_why(

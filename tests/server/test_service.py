@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -310,9 +312,47 @@ async def test_a_full_queue_says_when_to_try_again(serving: Serving, engine: Gat
         await asyncio.sleep(0.2)
         with pytest.raises(ResourceExhaustedError) as caught:
             await client.answer("who?", CONTEXT)
-        assert caught.value.retry_after_s == 0.25
+        assert caught.value.retry_after_s is not None
+        assert 0.05 <= caught.value.retry_after_s <= 10
+        assert caught.value.retry_after_s == await _retry_info_of_a_raw_call(client.address)
+        async for _, outcome in client.answer_stream(_once("a", ("who?", CONTEXT))):
+            assert isinstance(outcome, ResourceExhaustedError)
+            assert outcome.retry_after_s == caught.value.retry_after_s
         engine.open.set()
         await asyncio.gather(*tasks)
+
+
+async def _once(*questions: Any) -> AsyncIterator[Any]:
+    yield questions
+
+
+async def _retry_info_of_a_raw_call(address: str) -> float:
+    """As any client of gRPC's status details reads it, in seconds."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        request = pb.AnswerRequest(question="who?", context=CONTEXT).SerializeToString()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{SERVICE}/Answer")(request)
+    status = rpc_status.from_call(caught.value)
+    info = RetryInfo()
+    assert status.details[0].Unpack(info)
+    return float(info.retry_delay.ToMilliseconds() / 1e3)
+
+
+async def test_a_call_whose_deadline_is_too_near_is_refused_not_served_late(
+    serving: Serving, engine: GatedEngine
+) -> None:
+    async with serving() as client:
+        engine.open.clear()
+        slow = asyncio.create_task(client.answer("who?", CONTEXT))
+        await engine.taken()
+        await asyncio.sleep(0.5)
+        engine.open.set()
+        await slow
+        engine.batches.clear()
+        with pytest.raises(ResourceExhaustedError, match="the deadline can't be met"):
+            await client.answer("who?", CONTEXT * 20, timeout=0.5)
+        assert not engine.batches
+        await client.answer("who?", CONTEXT * 20, timeout=600)
 
 
 async def test_a_call_is_cut_into_so_many_windows_at_most(
@@ -329,10 +369,10 @@ async def test_a_call_is_cut_into_so_many_windows_at_most(
 
 async def test_an_engine_failure_tells_nothing(serving: Serving, engine: GatedEngine) -> None:
     async with serving() as client:
-        engine.fails = True
+        engine.failing_lengths = set(engine.buckets)
         with pytest.raises(InternalError, match=r"^the engine failed$"):
             await client.answer("who?", CONTEXT)
-        engine.fails = False
+        engine.failing_lengths = set()
         await client.answer("who?", CONTEXT)
 
 

@@ -36,6 +36,7 @@ DEFAULTS = TensorRTOptions()
 
 # So many batches at a time: while one computes, the next one's inputs are copied.
 SLOTS = 2
+BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class TensorRTEngine:
     ) -> None:
         """Raises EngineError where there is no GPU, or TensorRT does not take the graph."""
         limit = bundle.manifest.max_seq_length_limit
-        profiles = Profiles.up_to(limit, settings.max_batch_tokens)
+        self.batch_tokens = settings.max_batch_tokens or BATCH_TOKENS
+        profiles = Profiles.up_to(limit, self.batch_tokens)
         self.buckets = profiles.lengths
         self._fault: str | None = None
         self._workers: _Workers = queue.SimpleQueue()

@@ -1,0 +1,102 @@
+"""What a server counts, for Prometheus. Names and units follow its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from .errors import StartError
+
+Metric = TypeVar("Metric", Counter, Histogram)
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+WINDOWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """One server's own registry, so that two servers in a process do not share their numbers.
+
+    The share of padding is 1 − window_tokens / computed_tokens.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
+        self.requests = self._counter("requests", "Calls that ended.", "method", "code")
+        self.request_seconds = self._seconds("request_seconds", "Of a call.", "method")
+        self.questions = self._counter("questions", "Questions that ended.", "code")
+        self.null_answers = self._counter("null_answers", "Questions that have no answer.")
+        self.rejections = self._counter("rejections", "Calls refused for want of room.", "reason")
+        self.queue_seconds = self._seconds(
+            "queue_seconds", "From when a question is queued until its first window is taken."
+        )
+        self.queue_tokens = self._gauge("queue_tokens", "Tokens that wait for the engine.")
+        self.windows = self._counter("windows", "Windows that the engine computed.")
+        self.batches = self._counter("batches", "Batches, by what they are padded to.", "length")
+        self.batch_windows = Histogram(
+            "electra_qa_batch_windows",
+            "Windows in a batch.",
+            registry=self.registry,
+            buckets=WINDOWS,
+        )
+        self.window_tokens = self._counter("window_tokens", "Tokens of windows computed.")
+        self.computed_tokens = self._counter("computed_tokens", "The same with the padding.")
+        self.engine_seconds = self._seconds("engine_seconds", "From when a batch is dispatched.")
+        self.engine_busy_seconds = self._counter("engine_busy_seconds", "With a batch under way.")
+        self.cache_hits = self._counter("context_cache_hits", "Contexts found tokenized.")
+        self.cache_misses = self._counter("context_cache_misses", "Contexts tokenized anew.")
+        self.cache_bytes = self._gauge("context_cache_bytes", "Held by tokenized contexts.")
+
+    def call_ended(self, method: str, code: str, seconds: float) -> None:
+        self._child(self.requests, method, code).inc()
+        self._child(self.request_seconds, method).observe(seconds)
+
+    def question_ended(self, code: str, questions: int = 1) -> None:
+        self._child(self.questions, code).inc(questions)
+
+    def batch_dispatched(self, length: int, windows: int, tokens: int) -> None:
+        self._child(self.batches, str(length)).inc()
+        self.batch_windows.observe(windows)
+        self.windows.inc(windows)
+        self.window_tokens.inc(tokens)
+        self.computed_tokens.inc(length * windows)
+
+    def _child(self, metric: Metric, *labels: str) -> Metric:
+        """`metric.labels(*labels)`, remembered: the look-up costs more than the counting."""
+        child = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return child
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"electra_qa_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"electra_qa_{name}", text, registry=self.registry)
+
+    def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"electra_qa_{name}", text, labels, registry=self.registry, buckets=SECONDS
+        )
+
+
+@contextmanager
+def exposed(metrics: Metrics, address: str | None) -> Iterator[None]:
+    """Serve /metrics at HOST:PORT inside the block; None for nowhere. Raises StartError."""
+    if address is None:
+        yield
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        server, thread = start_http_server(int(port), host, metrics.registry)
+    except (OSError, ValueError, OverflowError) as error:
+        raise StartError(f"can't serve metrics at {address}: {error}") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
