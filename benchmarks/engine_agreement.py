@@ -1,6 +1,6 @@
 """How many answers two engines share on one graph: OpenVINO and ONNX Runtime.
 
-pip install 'electra-qa[bench]'
+pip install 'electra-qa[compare]'
 python benchmarks/engine_agreement.py --bundle bundle/ --data dev-v2.0.json --questions 2000
 """
 

@@ -1,7 +1,7 @@
 r"""The tables of docs/quantization.md: what each step of the quantization brings, which layers cost
 accuracy, and what NNCF and ONNX Runtime make of the same graph.
 
-    pip install 'electra-qa[bench]'
+    pip install 'electra-qa[compare]'
     python benchmarks/quantization_sweep.py --checkpoint models/electra-mini-squad2 \
         --calibration squadshifts-amazon.json --data squad11-other-articles.json
 

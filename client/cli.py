@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from rich.text import Text
 from electra_qa.bundle import BundleError, default_bundle_path, load_bundle
 from electra_qa.engines import EngineError, load_engine
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
+from electra_qa.versions import installed_versions
 
 from .client import Client
 from .download import DEV_SET, dev_set
@@ -35,8 +34,6 @@ from .errors import ElectraQAError
 from .evaluate import evaluate as run_evaluation
 from .messages import Options, Result
 from .private import connect
-
-PACKAGES = ("electra-qa", "grpcio", "protobuf", "tokenizers", "numpy", "openvino")
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -297,12 +294,5 @@ def _local(path: Path) -> dict[str, Any]:
             "metrics": bundle.manifest.metrics,
         },
         "device": device,
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        "versions": installed_versions(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
@@ -65,18 +65,11 @@ class Client:
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Return once the server's health is SERVING. Raises DeadlineExceededError."""
-        watch = health_pb2_grpc.HealthStub(self._channel).Watch(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=self._timeout(timeout)
-        )
         try:
-            for response in watch:
-                if response.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-            raise UnavailableError("the server ended its health watch")
+            if not becomes_healthy(self._channel, self._timeout(timeout)):
+                raise UnavailableError("the server ended its health watch")
         except grpc.RpcError as error:
             raise from_rpc(error) from None
-        finally:
-            watch.cancel()
 
     def info(self, *, timeout: float | None = None) -> pb.GetInfoResponse:
         """The model that answers, its defaults, and the limits of the server."""

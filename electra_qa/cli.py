@@ -12,6 +12,7 @@ from . import __version__
 # that `electra-qa ask` imports neither the server nor the build.
 COMMANDS = {
     "ask": "electra_qa.client.cli:ask",
+    "bench": "electra_qa.benchmarks.cli:bench",
     "build": "electra_qa.build_engine.cli:build",
     "check": "electra_qa.build_engine.cli:check",
     "eval": "electra_qa.client.cli:evaluate",
@@ -22,6 +23,7 @@ COMMANDS = {
 # What the list of commands says, without importing them.
 SUMMARIES = {
     "ask": "Ask one question about a text.",
+    "bench": "Put a server under load and measure it.",
     "build": "Make a bundle from a checkpoint.",
     "check": "Say what TensorRT would refuse in an ONNX file.",
     "eval": "Measure EM and F1 on a SQuAD file, through a server.",
@@ -30,7 +32,7 @@ SUMMARIES = {
     "serve": "Serve a bundle over gRPC.",
 }
 # What a command needs beyond the bare package.
-EXTRAS = {"build": "build", "check": "build"}
+EXTRAS = {"bench": "bench", "build": "build", "check": "build"}
 
 
 class LazyGroup(click.Group):
