@@ -25,6 +25,7 @@ class OnnxRuntimeEngine:
     """The graph on ONNX Runtime's CPU kernels, for comparison only."""
 
     slots = 1
+    batch_tokens = 4096
 
     def __init__(self, bundle: Bundle, buckets: tuple[int, ...]) -> None:
         self.device = f"ONNX Runtime {onnxruntime.__version__}"

@@ -25,7 +25,8 @@ class PrivateServer(ServerProcess):
 
     def __init__(self, bundle: Path | str | None = None, *, device: str = "cpu") -> None:
         try:
-            super().__init__(bundle, device=device)
+            # One caller pays less for a cold length than for warming up all of them.
+            super().__init__(bundle, device=device, arguments=["--warm-up-lengths", "none"])
         except ServerProcessError as error:
             raise PrivateServerError(str(error)) from None
 

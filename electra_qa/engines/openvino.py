@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import queue
+from dataclasses import dataclass
 
 import openvino
 
@@ -28,6 +29,39 @@ TOKENS_PER_THREAD = 512
 STREAMS = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a bundle is computed on this CPU.
+
+    config: for `compile_model`.
+    linear: what the linear layers are computed in: int8, bf16 or f32; the rest is never int8.
+    """
+
+    model: openvino.Model
+    config: dict[str, str]
+    linear: str
+
+    @property
+    def arithmetic(self) -> str:
+        rest = self.config["INFERENCE_PRECISION_HINT"]
+        return rest if self.linear == rest else f"{self.linear} and {rest}"
+
+
+def make_plan(core: openvino.Core, bundle: Bundle) -> Plan:
+    """Raises RuntimeError where OpenVINO can't read the graph."""
+    precision = bundle.manifest.precision
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    rest = "bf16" if precision in HALF_PRECISIONS and has_bf16 else "f32"
+    model = core.read_model(str(bundle.graph_path))
+    linear = rest
+    if precision == "int8":
+        if int8_is_exact(core):
+            linear = "int8"
+        else:
+            model = without_int8(model)
+    return Plan(model, {"INFERENCE_PRECISION_HINT": rest}, linear)
+
+
 class OpenVINOEngine:
     """One compiled graph on the CPU; each stream computes one batch at a time on its threads.
 
@@ -38,21 +72,12 @@ class OpenVINOEngine:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         core = openvino.Core()
-        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        half = bundle.manifest.precision in HALF_PRECISIONS and "BF16" in capabilities
-        precision = "bf16" if half else "f32"
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": str(settings.streams or STREAMS),
-            "INFERENCE_PRECISION_HINT": precision,
-        }
+        config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(settings.streams or STREAMS)}
         if settings.threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(settings.threads)
         try:
-            model = core.read_model(str(bundle.graph_path))
-            if bundle.manifest.precision == "int8" and not int8_is_exact(core):
-                model, precision = without_int8(model), f"{precision} for want of exact int8"
-            compiled = core.compile_model(model, "CPU", config)
+            plan = make_plan(core, bundle)
+            compiled = core.compile_model(plan.model, "CPU", plan.config | config)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
@@ -65,7 +90,7 @@ class OpenVINOEngine:
         self.device = (
             f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME')}), "
             f"{streams} × {threads // streams} threads, "
-            f"OpenVINO {openvino.__version__.partition('-')[0]}, {precision}"
+            f"OpenVINO {openvino.__version__.partition('-')[0]}, {plan.arithmetic}"
         )
 
     def run(self, batch: WindowBatch) -> DecodedWindows:

@@ -67,5 +67,5 @@ def test_int8_without_exact_arithmetic_gives_the_same_answers(
     expected = load_engine(bundle).run(batch)
     monkeypatch.setattr("electra_qa.engines.openvino.int8_is_exact", lambda _: False)
     engine = load_engine(bundle)
-    assert "for want of exact int8" in engine.device
+    assert "int8" not in engine.device
     np.testing.assert_allclose(engine.run(batch).null_logits, expected.null_logits, atol=0.5)

@@ -1,0 +1,182 @@
+"""How much of the engine's speed is left when it is served: windows a second, side by side.
+
+The bare engine gets the windows of all questions sorted by length, in batches of the same token
+budget, with nothing else to do. The server gets the questions: 64 callers with a question each, and
+AnswerBatch. In turns, on the same machine, the load generator beside the server.
+
+pip install 'electra-qa[bench]'
+python benchmarks/served_share.py --data dev-v2.0.json
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from electra_qa.benchmarks.calls import CHANNEL_OPTIONS, BatchCalls, UnaryCalls
+from electra_qa.benchmarks.load import OK, closed_loop
+from electra_qa.bundle import Bundle, default_bundle_path, load_bundle
+from electra_qa.engines import Engine, EngineSettings, bucket, load_engine
+from electra_qa.private import ServerProcess
+from electra_qa.rpc import electra_qa_pb2 as pb
+from electra_qa.squad import SquadQuestion, read_squad
+from electra_qa.tokenization import Tokenizer
+from electra_qa.windows import Window, WindowBatch, make_windows
+
+CALLERS = 64
+BATCH_QUESTIONS = 32
+BATCH_CALLERS = 4
+DEADLINE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """windows a second, and the share of padding among the tokens that were computed."""
+
+    rate: float
+    padding: float
+
+
+def windows_of(bundle: Bundle, questions: Sequence[SquadQuestion]) -> list[Window]:
+    tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
+    return [
+        window
+        for question in questions
+        for window in make_windows(
+            tokenizer.question(question.question),
+            tokenizer.context(question.context).ids,
+            settings=bundle.manifest.window_settings,
+            cls_id=tokenizer.cls_id,
+            sep_id=tokenizer.sep_id,
+        )
+    ]
+
+
+def sorted_batches(engine: Engine, windows: Sequence[Window]) -> list[WindowBatch]:
+    """By length, the longest first, so that a batch is as long as its first window."""
+    waiting = sorted(windows, key=lambda window: -window.length)
+    batches = []
+    while waiting:
+        length = bucket(engine.buckets, waiting[0].length)
+        count = max(1, engine.batch_tokens // length)
+        batch, waiting = waiting[:count], waiting[count:]
+        batches.append(WindowBatch.pad(batch, [30] * len(batch), length=length, pad_id=0))
+    return batches
+
+
+def bare(engine: Engine, batches: Sequence[WindowBatch], tokens: int) -> Turn:
+    started = time.perf_counter()
+    with ThreadPoolExecutor(engine.slots) as threads:
+        list(threads.map(engine.run, batches))
+    seconds = time.perf_counter() - started
+    computed = sum(batch.input_ids.size for batch in batches)
+    return Turn(sum(len(batch.bounds) for batch in batches) / seconds, 1 - tokens / computed)
+
+
+async def served(address: str, metrics: str, requests: Sequence[bytes], *, batched: bool) -> Turn:
+    before = await asyncio.to_thread(read_metrics, metrics)
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        kind = BatchCalls if batched else UnaryCalls
+        calls = kind(channel, requests, DEADLINE_S)
+        callers = BATCH_CALLERS if batched else CALLERS
+        recording = await closed_loop(calls.send, callers, requests=len(requests))
+    assert set(recording.statuses) == {OK}, recording.statuses
+    after = await asyncio.to_thread(read_metrics, metrics)
+    tokens, computed = (
+        after[f"electra_qa_{name}_tokens_total"] - before[f"electra_qa_{name}_tokens_total"]
+        for name in ("window", "computed")
+    )
+    return Turn(calls.windows / recording.seconds, 1 - tokens / computed)
+
+
+def read_metrics(url: str) -> dict[str, float]:
+    with urllib.request.urlopen(url) as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def batch_requests(questions: Sequence[SquadQuestion]) -> list[bytes]:
+    requests = []
+    for first in range(0, len(questions), BATCH_QUESTIONS):
+        part = questions[first : first + BATCH_QUESTIONS]
+        contexts = list(dict.fromkeys(question.context for question in part))
+        requests.append(
+            pb.AnswerBatchRequest(
+                contexts=contexts,
+                questions=[
+                    pb.BatchQuestion(question=q.question, context_index=contexts.index(q.context))
+                    for q in part
+                ],
+            ).SerializeToString()
+        )
+    return requests
+
+
+@click.command()
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--bundle", "bundle_path", type=click.Path(exists=True, path_type=Path))
+@click.option("--questions", "count", default=600, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--streams", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--max-batch-tokens", type=click.IntRange(min=1))
+@click.option("--metrics-port", default=9464, show_default=True)
+def main(
+    data: Path,
+    bundle_path: Path | None,
+    count: int,
+    rounds: int,
+    streams: int,
+    max_batch_tokens: int | None,
+    metrics_port: int,
+) -> None:
+    bundle = load_bundle(bundle_path or default_bundle_path())
+    questions = random.Random(0).sample(read_squad(data), count)
+    settings = EngineSettings(streams=streams, max_batch_tokens=max_batch_tokens)
+    engine = load_engine(bundle, settings)
+    windows = windows_of(bundle, questions)
+    tokens = sum(window.length for window in windows)
+    batches = sorted_batches(engine, windows)
+    unary = [
+        pb.AnswerRequest(question=q.question, context=q.context).SerializeToString()
+        for q in questions
+    ]
+    batched = batch_requests(questions)
+    metrics = f"127.0.0.1:{metrics_port}"
+    arguments = ["--metrics-address", metrics, "--streams", str(streams)]
+    arguments += ["--max-batch-tokens", str(engine.batch_tokens)]
+    click.echo(f"{engine.device}, {engine.batch_tokens} tokens a batch, {len(windows)} windows")
+    turns: dict[str, list[Turn]] = {"bare engine": [], "64 callers": [], "AnswerBatch": []}
+    bare(engine, batches, tokens)
+    with ServerProcess(bundle.path, arguments=arguments) as server:
+        url = f"http://{metrics}/metrics"
+        for _ in range(rounds):
+            turns["bare engine"].append(bare(engine, batches, tokens))
+            for name, requests in (("64 callers", unary), ("AnswerBatch", batched)):
+                turn = served(server.address, url, requests, batched=name == "AnswerBatch")
+                turns[name].append(asyncio.run(turn))
+    for name, of_name in turns.items():
+        rate = statistics.median(turn.rate for turn in of_name)
+        shares = [
+            turn.rate / base.rate for turn, base in zip(of_name, turns["bare engine"], strict=True)
+        ]
+        click.echo(
+            f"{name:12} {rate:7.1f} windows/s  {statistics.median(shares):6.1%} of the bare engine"
+            f"  ({min(shares):.1%} to {max(shares):.1%})"
+            f"  padding {statistics.median(turn.padding for turn in of_name):.1%}"
+        )
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
