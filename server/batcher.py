@@ -43,7 +43,7 @@ SHORTEST_SHARE = 0.75
 SPREAD = 4
 # A call is refused where it would take longer than this share of the time it has: the estimate is
 # one of the mean, and what is served late is lost as well.
-DEADLINE_SHARE = 0.8
+DEADLINE_SHARE = 0.7
 # Waiting tokens are summed up by turn, in steps of this many, for that estimate.
 TURN_STEP = 4096
 

@@ -53,7 +53,8 @@ from .settings import ServerSettings
 @click.option(
     "--streams",
     type=click.IntRange(min=1),
-    help="Batches that a CPU computes side by side, on a share of the threads each.  [default: 1]",
+    help="Batches that a CPU computes side by side, on a share of the threads each.  "
+    "[default: one for every four threads]",
 )
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
