@@ -11,7 +11,7 @@ SQUAD ?= ../shared/squad
 
 ## demo: set up, serve the default bundle, ask, and evaluate (DATA=dev-v2.0.json for a file of yours)
 demo: $(VENV)/.server
-	@BIN=$(BIN) DATA="$(DATA)" bash benchmarks/demo.sh
+	@BIN=$(BIN) DATA="$(DATA)" bash benchmarks/scripts/demo.sh
 
 ## test: set up and pass the tests
 test: $(VENV)/.dev

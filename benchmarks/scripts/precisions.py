@@ -1,6 +1,6 @@
 r"""The README's table: the same questions through one server a bundle, in turns.
 
-    python benchmarks/precisions.py --data dev-v2.0.json \
+    python benchmarks/scripts/precisions.py --data dev-v2.0.json \
         --bundle fp32/ --bundle fp16/ --bundle int8/
 
 The questions are cut into rounds, and in every round each bundle has its turn, so that a machine

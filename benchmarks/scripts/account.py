@@ -5,7 +5,7 @@ bundle's linear layers have here: int8 where the CPU has VNNI or AMX, else bfloa
 operation is a multiplication or an addition.
 
 pip install 'electra-qa[bench]'
-python benchmarks/account.py --data dev-v2.0.json
+python benchmarks/scripts/account.py --data dev-v2.0.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How many answers two engines share on one graph: OpenVINO and ONNX Runtime.
 
 pip install 'electra-qa[compare]'
-python benchmarks/engine_agreement.py --bundle bundle/ --data dev-v2.0.json --questions 2000
+python benchmarks/scripts/engine_agreement.py --bundle bundle/ --data dev-v2.0.json --questions 2000
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@ r"""Our `pipeline("question-answering")` against the one that Transformers had u
 Transformers 5.3 and later don't have it, so the two run in different environments:
 
     pip install torch 'transformers==5.2.*'
-    python benchmarks/pipeline_parity.py write \
+    python benchmarks/scripts/pipeline_parity.py write \
         --checkpoint FOLDER --data SQUAD_FILE --output theirs.json
 
     pip install 'electra-qa[build]'
     electra-qa build --checkpoint FOLDER --output bundle
-    python benchmarks/pipeline_parity.py compare \
+    python benchmarks/scripts/pipeline_parity.py compare \
         --bundle bundle --data SQUAD_FILE --theirs theirs.json
 """
 

@@ -2,7 +2,7 @@ r"""The tables of docs/quantization.md: what each step of the quantization bring
 accuracy, and what NNCF and ONNX Runtime make of the same graph.
 
     pip install 'electra-qa[compare]'
-    python benchmarks/quantization_sweep.py --checkpoint models/electra-mini-squad2 \
+    python benchmarks/scripts/quantization_sweep.py --checkpoint models/electra-mini-squad2 \
         --calibration squadshifts-amazon.json --data squad11-other-articles.json
 
 Every variant answers the same questions; speed is taken in turns with float32, on one batch.

@@ -5,7 +5,7 @@ budget, with nothing else to do. The server gets the questions: 64 callers with 
 AnswerBatch. In turns, on the same machine, the load generator beside the server.
 
 pip install 'electra-qa[bench]'
-python benchmarks/served_share.py --data dev-v2.0.json
+python benchmarks/scripts/served_share.py --data dev-v2.0.json
 """
 
 from __future__ import annotations

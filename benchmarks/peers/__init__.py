@@ -1,0 +1,1 @@
+"""electra-qa beside what else one would take: `python -m electra_qa.benchmarks.peers.run`."""
