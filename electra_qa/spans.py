@@ -11,6 +11,7 @@ pipeline that Transformers had up to 5.2.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import heapq
 import math
@@ -45,6 +46,10 @@ class DecodedWindows:
     span_logits: npt.NDArray[np.float32]
     null_logits: npt.NDArray[np.float32]
     log_partition: npt.NDArray[np.float32]
+
+
+# The names of a graph's outputs, in the order of the fields.
+OUTPUTS = tuple(field.name for field in dataclasses.fields(DecodedWindows))
 
 
 def decode(

@@ -170,8 +170,8 @@ class Batcher:
         The outcomes come in the order of the questions; a question whose batch failed has an
         EngineFailedError. The future fails with DeadlineError when the deadline passes while
         windows wait; cancelling it takes those out of the queue. Raises OverloadedError while the
-        queue is full, or where the deadline can't be met at the present rate; what is accepted is
-        never dropped for want of room.
+        queue is full, or so long that the deadline can't be met, and DeadlineError where it could
+        not be met alone; what is accepted is never dropped for want of room.
         """
         self.check_room()
         call = _Call(
@@ -219,13 +219,13 @@ class Batcher:
         if seconds <= time_left * DEADLINE_SHARE:
             return
         self._metrics.rejections.labels("deadline").inc()
-        lone = self._rate.seconds(own)
-        can_be_met = lone <= time_left * DEADLINE_SHARE
-        raise OverloadedError(
+        late = (
             f"the deadline can't be met: it is in {time_left * 1e3:.0f} ms, and {ahead + own} "
-            f"tokens take about {seconds * 1e3:.0f} ms at present",
-            retry_delay_s=seconds - time_left * DEADLINE_SHARE if can_be_met else None,
+            f"tokens take about {seconds * 1e3:.0f} ms at present"
         )
+        if self._rate.seconds(own) > time_left * DEADLINE_SHARE:
+            raise DeadlineError(late)
+        raise OverloadedError(late, retry_delay_s=seconds - time_left * DEADLINE_SHARE)
 
     def _enqueue(self, entry: _Entry) -> None:
         length = bucket(self._engine.buckets, entry.window.length)

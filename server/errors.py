@@ -47,7 +47,7 @@ class OverloadedError(RequestError):
 
 
 class DeadlineError(RequestError):
-    """The call's deadline came before the engine took all of its windows."""
+    """The call's deadline came before the engine took all of its windows, or is sure to."""
 
     code = StatusCode.DEADLINE_EXCEEDED
 

@@ -15,8 +15,7 @@ from rich.console import Console
 from electra_qa.build_engine.accuracy import predict
 from electra_qa.bundle import Bundle, load_bundle
 from electra_qa.engines import load_engine
-from electra_qa.engines.openvino import OUTPUTS
-from electra_qa.spans import DecodedWindows, Prediction
+from electra_qa.spans import OUTPUTS, DecodedWindows, Prediction
 from electra_qa.squad import read_squad
 from electra_qa.windows import WindowBatch
 

@@ -50,7 +50,8 @@ class Engine(Protocol):
 class EngineSettings:
     """How to make an engine.
 
-    device: "cpu" (OpenVINO), "gpu" (TensorRT), or "null" (nothing is computed).
+    device: "cpu" (OpenVINO; for int8 on a CPU without VNNI ONNX Runtime), "gpu" (TensorRT), or
+        "null" (nothing is computed).
     threads: CPU threads to use; None for all that the process may run on.
     streams: how many batches a CPU computes side by side, each on its share of the threads; None
         for what suits the machine.
@@ -80,9 +81,7 @@ def load_engine(bundle: Bundle, settings: EngineSettings = DEFAULTS) -> Engine:
     extra = {"cpu": "server", "gpu": "gpu"}[settings.device]
     try:
         if settings.device == "cpu":
-            from .openvino import OpenVINOEngine
-
-            return OpenVINOEngine(bundle, settings)
+            return _load_cpu_engine(bundle, settings)
         from .tensorrt import TensorRTEngine, TensorRTOptions
 
         options = TensorRTOptions(settings.hardware_compatible, settings.version_compatible)
@@ -92,6 +91,23 @@ def load_engine(bundle: Bundle, settings: EngineSettings = DEFAULTS) -> Engine:
             f"no engine for {settings.device}: {error.name or error} is missing: "
             f"pip install 'electra-qa[{extra}]'"
         ) from error
+
+
+def _load_cpu_engine(bundle: Bundle, settings: EngineSettings) -> Engine:
+    from .int8 import int8_is_exact
+
+    if bundle.manifest.precision == "int8" and not int8_is_exact():
+        from .onnxruntime import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(bundle, settings)
+    from .openvino import OpenVINOEngine
+
+    return OpenVINOEngine(bundle, settings)
+
+
+def cpu_streams(threads: int) -> int:
+    """Fewer threads a stream pass more when many wait, more answer a lone question sooner."""
+    return max(1, threads // 4)
 
 
 def bucket(buckets: tuple[int, ...], length: int) -> int:

@@ -2,41 +2,32 @@
 
 Where a CPU has no VNNI (nor AMX), the products are summed in pairs in 16 bits, which saturate:
 two times 255 × 127 is more than 32,767. NNCF calls this the overflow issue and works around it by
-weights of 7 bits (`overflow_fix`). This bundle's weights have 8, and its logits come out wrong by
-several units there. The same integers in float32 are exact, and on such a CPU not slower.
+weights of 7 bits (`overflow_fix`). A bundle's weights have 8, and its logits come out wrong by
+several units there.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import openvino
 from openvino import opset13 as op
-from openvino.passes import ConstantFolding, Manager
 
 LARGEST = 127
 DEPTH = 64
 
 
-def int8_is_exact(core: openvino.Core) -> bool:
+@cache
+def int8_is_exact() -> bool:
     """Multiply the largest int8 values the way a quantized layer does, and look at the sum."""
     x = op.parameter([-1, DEPTH], np.float32, name="x")
     limits = [np.float32(v) for v in (-128, LARGEST, -128, LARGEST)]
     weight = op.convert(op.constant(np.full((DEPTH, DEPTH), LARGEST, np.int8)), np.float32)
     weight = op.multiply(weight, op.constant(np.float32(1)))
     product = op.matmul(op.fake_quantize(x, *limits, 256), weight, False, False)
-    compiled = core.compile_model(
+    compiled = openvino.compile_model(
         openvino.Model([product], [x]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     values = np.full((DEPTH, DEPTH), LARGEST, np.float32)
     return bool(np.allclose(compiled({"x": values})[0], DEPTH * LARGEST**2, rtol=0.01))
-
-
-def without_int8(model: openvino.Model) -> openvino.Model:
-    """The same graph with its weights as float constants: OpenVINO finds no int8 layer in it then.
-
-    Activations are still rounded to the same steps, so that the answers stay those of int8.
-    """
-    manager = Manager()
-    manager.register_pass(ConstantFolding())
-    manager.run_passes(model)
-    return model

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import queue
-from dataclasses import dataclass
 
 import openvino
 
 from ..bundle import Bundle
-from ..spans import DecodedWindows
+from ..spans import OUTPUTS, DecodedWindows
 from ..windows import WindowBatch
-from . import EngineError, EngineSettings, steps
-from .int8 import int8_is_exact, without_int8
+from . import EngineError, EngineSettings, cpu_streams, steps
 
 # A new shape costs a kernel (10 to 20 ms, once); 16 tokens more padding cost more in the long run.
 LENGTH_STEP = 16
-OUTPUTS = tuple(field.name for field in dataclasses.fields(DecodedWindows))
 
 # x86 has no float16 arithmetic to speak of. What these compute in float16 on a GPU is computed in
 # bfloat16 here where the CPU has that, and in float32 elsewhere.
@@ -27,41 +23,13 @@ HALF_PRECISIONS = ("fp16", "int8")
 # A batch of this many tokens for each thread of a stream is as fast as a larger one, and does not
 # keep the next one waiting for longer.
 TOKENS_PER_THREAD = 512
-# Fewer threads a stream pass more when many wait, more answer a lone question sooner.
-THREADS_PER_STREAM = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a bundle is computed on this CPU.
-
-    config: for `compile_model`.
-    linear: what the linear layers are computed in: int8, bf16 or f32; the rest is never int8.
-    """
-
-    model: openvino.Model
-    config: dict[str, str]
-    linear: str
-
-    @property
-    def arithmetic(self) -> str:
-        rest = self.config["INFERENCE_PRECISION_HINT"]
-        return rest if self.linear == rest else f"{self.linear} and {rest}"
-
-
-def make_plan(core: openvino.Core, bundle: Bundle) -> Plan:
-    """Raises RuntimeError where OpenVINO can't read the graph."""
-    precision = bundle.manifest.precision
+def precision_config(core: openvino.Core, bundle: Bundle) -> dict[str, str]:
+    """What is computed in, apart from int8 layers: an option of `compile_model`."""
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    rest = "bf16" if precision in HALF_PRECISIONS and has_bf16 else "f32"
-    model = core.read_model(str(bundle.graph_path))
-    linear = rest
-    if precision == "int8":
-        if int8_is_exact(core):
-            linear = "int8"
-        else:
-            model = without_int8(model)
-    return Plan(model, {"INFERENCE_PRECISION_HINT": rest}, linear)
+    half = has_bf16 and bundle.manifest.precision in HALF_PRECISIONS
+    return {"INFERENCE_PRECISION_HINT": "bf16" if half else "f32"}
 
 
 class OpenVINOEngine:
@@ -74,14 +42,13 @@ class OpenVINOEngine:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         core = openvino.Core()
-        cores = settings.threads or os.cpu_count() or 1
-        streams = settings.streams or max(1, cores // THREADS_PER_STREAM)
-        config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(streams)}
+        streams = settings.streams or cpu_streams(settings.threads or os.cpu_count() or 1)
+        precision = precision_config(core, bundle)
+        config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(streams)} | precision
         if settings.threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(settings.threads)
         try:
-            plan = make_plan(core, bundle)
-            compiled = core.compile_model(plan.model, "CPU", plan.config | config)
+            compiled = core.compile_model(str(bundle.graph_path), "CPU", config)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
@@ -94,7 +61,9 @@ class OpenVINOEngine:
         self.device = (
             f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME')}), "
             f"{streams} × {threads // streams} threads, "
-            f"OpenVINO {openvino.__version__.partition('-')[0]}, {plan.arithmetic}"
+            f"OpenVINO {openvino.__version__.partition('-')[0]}, "
+            + ("int8 and " if bundle.manifest.precision == "int8" else "")
+            + precision["INFERENCE_PRECISION_HINT"]
         )
 
     def run(self, batch: WindowBatch) -> DecodedWindows:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from electra_qa.bundle import Bundle, default_bundle_path, load_bundle, write_bundle
+from electra_qa.bundle import Bundle, write_bundle
 from electra_qa.engines import EngineError, load_engine
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowBatch, WindowSettings, make_windows
@@ -55,17 +55,3 @@ def test_a_file_that_is_no_graph_is_refused(bundle: Bundle, tmp_path: Path) -> N
     other = write_bundle(tmp_path, bundle.manifest, {"model.fp32.onnx": b"", "tokenizer.json": b""})
     with pytest.raises(EngineError, match="does not take the graph"):
         load_engine(other)
-
-
-def test_int8_without_exact_arithmetic_gives_the_same_answers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What CPUs without VNNI get is held against float32 by tests/build_engine as well."""
-    bundle = load_bundle(default_bundle_path())
-    tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
-    batch = batch_of(tokenizer, "Where did Rollo come from?")
-    expected = load_engine(bundle).run(batch)
-    monkeypatch.setattr("electra_qa.engines.openvino.int8_is_exact", lambda _: False)
-    engine = load_engine(bundle)
-    assert "int8" not in engine.device
-    np.testing.assert_allclose(engine.run(batch).null_logits, expected.null_logits, atol=0.5)

@@ -349,7 +349,7 @@ async def test_a_call_whose_deadline_is_too_near_is_refused_not_served_late(
         engine.open.set()
         await slow
         engine.batches.clear()
-        with pytest.raises(ResourceExhaustedError, match="the deadline can't be met"):
+        with pytest.raises(DeadlineExceededError, match="the deadline can't be met"):
             await client.answer("who?", CONTEXT * 20, timeout=0.5)
         assert not engine.batches
         await client.answer("who?", CONTEXT * 20, timeout=600)
