@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from electra_qa.bundle import Bundle
 from electra_qa.spans import Prediction, Rules, merge
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
@@ -48,13 +47,11 @@ class Answerer:
 
     def __init__(
         self,
-        bundle: Bundle,
         tokenizer: Tokenizer,
         batcher: Batcher,
         settings: ServerSettings,
         metrics: Metrics,
     ) -> None:
-        self._manifest = bundle.manifest
         self._tokenizer = tokenizer
         self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
         self._batcher = batcher

@@ -50,7 +50,7 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
         max_queue_tokens=settings.max_queue_tokens,
         metrics=metrics,
     )
-    answerer = Answerer(bundle, tokenizer, batcher, settings, metrics)
+    answerer = Answerer(tokenizer, batcher, settings, metrics)
     service = QuestionAnsweringService(answerer, bundle, settings, engine.device, metrics)
     health = health_aio.HealthServicer()
     server = grpc.aio.server(

@@ -10,19 +10,18 @@ import openvino
 from ..bundle import Bundle
 from ..spans import OUTPUTS, DecodedWindows
 from ..windows import WindowBatch
-from . import EngineError, EngineSettings, cpu_streams, steps
-
-# A new shape costs a kernel (10 to 20 ms, once); 16 tokens more padding cost more in the long run.
-LENGTH_STEP = 16
+from . import (
+    CPU_LENGTH_STEP,
+    EngineError,
+    EngineSettings,
+    cpu_batch_tokens,
+    cpu_streams,
+    steps,
+)
 
 # x86 has no float16 arithmetic to speak of. What these compute in float16 on a GPU is computed in
 # bfloat16 here where the CPU has that, and in float32 elsewhere.
 HALF_PRECISIONS = ("fp16", "int8")
-
-
-# A batch of this many tokens for each thread of a stream is as fast as a larger one, and does not
-# keep the next one waiting for longer.
-TOKENS_PER_THREAD = 512
 
 
 def precision_config(core: openvino.Core, bundle: Bundle) -> dict[str, str]:
@@ -40,7 +39,7 @@ class OpenVINOEngine:
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where OpenVINO does not take the graph."""
-        self.buckets = steps(LENGTH_STEP, bundle.manifest.max_seq_length_limit)
+        self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         core = openvino.Core()
         streams = settings.streams or cpu_streams(settings.threads or os.cpu_count() or 1)
         precision = precision_config(core, bundle)
@@ -53,7 +52,7 @@ class OpenVINOEngine:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         streams = compiled.get_property("NUM_STREAMS")  # at most one for each thread
-        self.batch_tokens = settings.max_batch_tokens or TOKENS_PER_THREAD * (threads // streams)
+        self.batch_tokens = cpu_batch_tokens(settings, threads // streams)
         self.slots = streams + 1
         self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(self.slots):

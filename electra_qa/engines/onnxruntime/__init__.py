@@ -15,11 +15,15 @@ import onnxruntime
 from ...bundle import Bundle
 from ...spans import OUTPUTS, DecodedWindows
 from ...windows import WindowBatch
-from .. import EngineError, EngineSettings, cpu_streams, steps
+from .. import (
+    CPU_LENGTH_STEP,
+    EngineError,
+    EngineSettings,
+    cpu_batch_tokens,
+    cpu_streams,
+    steps,
+)
 from .graph import without_saturation
-
-LENGTH_STEP = 16
-TOKENS_PER_THREAD = 512
 
 
 class OnnxRuntimeEngine:
@@ -27,11 +31,11 @@ class OnnxRuntimeEngine:
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where ONNX Runtime does not take the graph."""
-        self.buckets = steps(LENGTH_STEP, bundle.manifest.max_seq_length_limit)
+        self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         threads = settings.threads or os.cpu_count() or 1
         streams = min(threads, settings.streams or cpu_streams(threads))
         self.slots = streams
-        self.batch_tokens = settings.max_batch_tokens or TOKENS_PER_THREAD * (threads // streams)
+        self.batch_tokens = cpu_batch_tokens(settings, threads // streams)
         self._sessions: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads // streams
