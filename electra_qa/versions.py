@@ -5,7 +5,16 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-PACKAGES = ("electra-qa", "grpcio", "protobuf", "tokenizers", "numpy", "openvino", "tensorrt")
+PACKAGES = (
+    "electra-qa",
+    "grpcio",
+    "protobuf",
+    "tokenizers",
+    "numpy",
+    "openvino",
+    "onnxruntime",
+    "tensorrt",
+)
 
 
 def installed_versions() -> dict[str, str | None]:

@@ -144,8 +144,6 @@ def count_windows(context_tokens: int, capacity: int, doc_stride: int) -> int:
 
 def _parts(tokens: int, capacity: int, doc_stride: int) -> list[tuple[int, int]]:
     """(offset, length) of each window's part of the context."""
-    if 0 < tokens <= capacity:
-        return [(0, tokens)]
     parts = []
     offset = 0
     while offset < tokens:

@@ -14,7 +14,6 @@ import asyncio
 import random
 import statistics
 import time
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,14 +21,15 @@ from pathlib import Path
 
 import click
 import grpc
-from prometheus_client.parser import text_string_to_metric_families
+import numpy as np
 
 from electra_qa.benchmarks.calls import CHANNEL_OPTIONS, BatchCalls, UnaryCalls
 from electra_qa.benchmarks.load import OK, closed_loop
+from electra_qa.benchmarks.server_figures import figures_between, read_counters
+from electra_qa.benchmarks.workload import Mode, Workload, serialized_requests
 from electra_qa.bundle import Bundle, default_bundle_path, load_bundle
 from electra_qa.engines import Engine, EngineSettings, bucket, load_engine
 from electra_qa.private import ServerProcess
-from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.squad import SquadQuestion, read_squad
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import Window, WindowBatch, make_windows
@@ -84,43 +84,18 @@ def bare(engine: Engine, batches: Sequence[WindowBatch], tokens: int) -> Turn:
     return Turn(sum(len(batch.bounds) for batch in batches) / seconds, 1 - tokens / computed)
 
 
-async def served(address: str, metrics: str, requests: Sequence[bytes], *, batched: bool) -> Turn:
-    before = await asyncio.to_thread(read_metrics, metrics)
+async def served(address: str, metrics: str, requests: Sequence[bytes], mode: Mode) -> Turn:
+    before = await asyncio.to_thread(read_counters, metrics)
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        kind = BatchCalls if batched else UnaryCalls
+        kind = BatchCalls if mode == "batch" else UnaryCalls
         calls = kind(channel, requests, DEADLINE_S)
-        callers = BATCH_CALLERS if batched else CALLERS
+        callers = BATCH_CALLERS if mode == "batch" else CALLERS
         recording = await closed_loop(calls.send, callers, requests=len(requests))
     assert set(recording.statuses) == {OK}, recording.statuses
-    after = await asyncio.to_thread(read_metrics, metrics)
-    tokens, computed = (
-        after[f"electra_qa_{name}_tokens_total"] - before[f"electra_qa_{name}_tokens_total"]
-        for name in ("window", "computed")
-    )
-    return Turn(calls.windows / recording.seconds, 1 - tokens / computed)
-
-
-def read_metrics(url: str) -> dict[str, float]:
-    with urllib.request.urlopen(url) as response:
-        families = text_string_to_metric_families(response.read().decode())
-        return {sample.name: sample.value for family in families for sample in family.samples}
-
-
-def batch_requests(questions: Sequence[SquadQuestion]) -> list[bytes]:
-    requests = []
-    for first in range(0, len(questions), BATCH_QUESTIONS):
-        part = questions[first : first + BATCH_QUESTIONS]
-        contexts = list(dict.fromkeys(question.context for question in part))
-        requests.append(
-            pb.AnswerBatchRequest(
-                contexts=contexts,
-                questions=[
-                    pb.BatchQuestion(question=q.question, context_index=contexts.index(q.context))
-                    for q in part
-                ],
-            ).SerializeToString()
-        )
-    return requests
+    after = await asyncio.to_thread(read_counters, metrics)
+    figures = figures_between(before, after, recording.seconds)
+    assert figures.padding_share is not None
+    return Turn(calls.windows / recording.seconds, figures.padding_share)
 
 
 @click.command()
@@ -147,24 +122,24 @@ def main(
     windows = windows_of(bundle, questions)
     tokens = sum(window.length for window in windows)
     batches = sorted_batches(engine, windows)
-    unary = [
-        pb.AnswerRequest(question=q.question, context=q.context).SerializeToString()
-        for q in questions
-    ]
-    batched = batch_requests(questions)
+    workload = Workload([(q.question, q.context) for q in questions], data.name, None)
+    rng = np.random.default_rng(0)
+    requests: dict[Mode, list[bytes]] = {
+        "unary": serialized_requests(workload, "unary", 1, rng),
+        "batch": serialized_requests(workload, "batch", BATCH_QUESTIONS, rng),
+    }
     metrics = f"127.0.0.1:{metrics_port}"
     arguments = ["--metrics-address", metrics, "--streams", str(streams)]
     arguments += ["--max-batch-tokens", str(engine.batch_tokens)]
     click.echo(f"{engine.device}, {engine.batch_tokens} tokens a batch, {len(windows)} windows")
-    turns: dict[str, list[Turn]] = {"bare engine": [], "64 callers": [], "AnswerBatch": []}
+    turns: dict[str, list[Turn]] = {"bare engine": [], "unary": [], "batch": []}
     bare(engine, batches, tokens)
     with ServerProcess(bundle.path, arguments=arguments) as server:
         url = f"http://{metrics}/metrics"
         for _ in range(rounds):
             turns["bare engine"].append(bare(engine, batches, tokens))
-            for name, requests in (("64 callers", unary), ("AnswerBatch", batched)):
-                turn = served(server.address, url, requests, batched=name == "AnswerBatch")
-                turns[name].append(asyncio.run(turn))
+            for mode, of_mode in requests.items():
+                turns[mode].append(asyncio.run(served(server.address, url, of_mode, mode)))
     for name, of_name in turns.items():
         rate = statistics.median(turn.rate for turn in of_name)
         shares = [
