@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from electra_qa.bundle import Bundle
-from electra_qa.engines import Engine, bucket
+from electra_qa.engines import Engine, batches_by_length
 from electra_qa.spans import DecodedWindow, DecodeOptions, Prediction, merge, row
 from electra_qa.squad import SquadQuestion, read_squad, squad_metrics
 from electra_qa.tokenization import TokenizedContext, Tokenizer
-from electra_qa.windows import Window, WindowBatch, make_windows
+from electra_qa.windows import Window, WindowBatch, WindowSettings, make_windows
 
 
 def measure(bundle: Bundle, engine: Engine, data: Path, console: Console) -> dict[str, Any]:
@@ -31,11 +32,32 @@ def measure(bundle: Bundle, engine: Engine, data: Path, console: Console) -> dic
 
 
 def predict(
-    bundle: Bundle, engine: Engine, questions: list[SquadQuestion], console: Console
+    bundle: Bundle, engine: Engine, questions: Sequence[SquadQuestion], console: Console
 ) -> dict[str, Prediction]:
-    """Predictions by question id, with the bundle's defaults; windows batched by length."""
+    """Predictions by question id, with the bundle's defaults."""
     manifest = bundle.manifest
-    tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
+    return predict_with(
+        Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8")),
+        engine,
+        questions,
+        manifest.window_settings,
+        DecodeOptions(
+            max_answer_length=manifest.max_answer_length,
+            null_score_diff_threshold=manifest.null_score_diff_threshold,
+        ),
+        console,
+    )
+
+
+def predict_with(
+    tokenizer: Tokenizer,
+    engine: Engine,
+    questions: Sequence[SquadQuestion],
+    settings: WindowSettings,
+    options: DecodeOptions,
+    console: Console,
+) -> dict[str, Prediction]:
+    """Predictions by question id; windows are batched by length."""
     contexts: dict[str, TokenizedContext] = {}
     windows: list[tuple[int, Window]] = []
     for index, question in enumerate(questions):
@@ -46,23 +68,20 @@ def predict(
             for window in make_windows(
                 tokenizer.question(question.question),
                 contexts[question.context].ids,
-                settings=manifest.window_settings,
+                settings=settings,
                 cls_id=tokenizer.cls_id,
                 sep_id=tokenizer.sep_id,
             )
         ]
-    windows.sort(key=lambda pair: pair[1].length)
     decoded: list[list[tuple[Window, DecodedWindow]]] = [[] for _ in questions]
     with Progress(console=console) as progress:
         task = progress.add_task("Measuring", total=len(windows))
-        while windows:
-            length = bucket(engine.buckets, windows[-1][1].length)
-            count = max(1, engine.batch_tokens // length)
-            batch, windows = windows[-count:], windows[:-count]
+        for length, places in batches_by_length(engine, [w.length for _, w in windows]):
+            batch = [windows[place] for place in places]
             results = engine.run(
                 WindowBatch.pad(
                     [window for _, window in batch],
-                    [manifest.max_answer_length] * len(batch),
+                    [options.max_answer_length] * len(batch),
                     length=length,
                     pad_id=tokenizer.pad_id,
                 )
@@ -70,10 +89,6 @@ def predict(
             for place, (index, window) in enumerate(batch):
                 decoded[index].append((window, row(results, place)))
             progress.advance(task, len(batch))
-    options = DecodeOptions(
-        max_answer_length=manifest.max_answer_length,
-        null_score_diff_threshold=manifest.null_score_diff_threshold,
-    )
     return {
         question.id: merge(
             contexts[question.context],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,7 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
     A path that exists is a folder; anything else is fetched from the Hugging Face hub. Raises
     BuildError where it is not there, is not for question answering, or has another shape.
     """
-    folder = Path(folder_or_hub_id)
-    if folder.is_dir():
-        source = folder.resolve().name
-    else:
-        folder, source = _download(folder_or_hub_id), folder_or_hub_id
+    folder, source = checkpoint_folder(folder_or_hub_id)
     config = _read_json(folder / "config.json")
     architecture = _architecture(config)
     weights_file = folder / "model.safetensors"
@@ -85,18 +82,29 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
         sha256=sha256_of(weights_file),
         architecture=architecture,
         weights=_load_weights(weights_file, architecture),
-        tokenizer=_tokenizer(folder),
+        tokenizer=read_tokenizer(folder),
         do_lower_case=_do_lower_case(folder),
         null_score_diff_threshold=_number(config, "null_score_diff_threshold", 0.0),
     )
 
 
-def _download(hub_id: str) -> Path:
+def checkpoint_folder(folder_or_hub_id: str, files: Sequence[str] = FILES) -> tuple[Path, str]:
+    """(where its files are, what to call it). Raises BuildError.
+
+    A path that exists is a folder; of anything else `files` are fetched from the hub.
+    """
+    folder = Path(folder_or_hub_id)
+    if folder.is_dir():
+        return folder, folder.resolve().name
+    return _download(folder_or_hub_id, files), folder_or_hub_id
+
+
+def _download(hub_id: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except HFValidationError as error:
         raise BuildError(f"{hub_id}: no such folder, and not a hub id") from error
     except Exception as error:  # the hub's client raises its own, httpx's and OSError
@@ -232,14 +240,18 @@ def _float(name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return tensor if tensor.dtype == np.float16 else tensor.astype(np.float32)
 
 
-def _tokenizer(folder: Path) -> str:
-    """The content of `tokenizer.json`, or of one made from `vocab.txt`."""
+def read_tokenizer(folder: Path, *, do_lower_case: bool = True) -> str:
+    """The content of `tokenizer.json`, or of one made from `vocab.txt`. Raises BuildError.
+
+    do_lower_case: of one made from `vocab.txt` where no `tokenizer_config.json` says it.
+    """
     serialized, vocab = folder / "tokenizer.json", folder / "vocab.txt"
     try:
         if serialized.is_file():
             return serialized.read_text(encoding="utf-8")
         if vocab.is_file():
-            made = BertWordPieceTokenizer(str(vocab), lowercase=_do_lower_case(folder))
+            lowercase = _do_lower_case(folder, do_lower_case)
+            made = BertWordPieceTokenizer(str(vocab), lowercase=lowercase)
             return str(made.to_str())
     except BuildError:
         raise
@@ -249,6 +261,6 @@ def _tokenizer(folder: Path) -> str:
     raise BuildError("the checkpoint has neither tokenizer.json nor vocab.txt")
 
 
-def _do_lower_case(folder: Path) -> bool:
+def _do_lower_case(folder: Path, default: bool = True) -> bool:
     path = folder / "tokenizer_config.json"
-    return bool(_read_json(path).get("do_lower_case", True)) if path.is_file() else True
+    return bool(_read_json(path).get("do_lower_case", default)) if path.is_file() else default

@@ -15,6 +15,7 @@ from electra_qa.settings import settings_options
 from .build import BuildData, BuildSettings, build_bundle
 from .check import check_graph
 from .errors import BuildError
+from .finetune.settings import FinetuneData, FinetuneSettings
 
 
 @click.command()
@@ -68,3 +69,64 @@ def check(graph: Path) -> None:
     if problems:
         raise SystemExit(1)
     click.echo("nothing that TensorRT's documentation would have it refuse")
+
+
+@click.command()
+@click.option(
+    "--model_name_or_path",
+    required=True,
+    help="A folder, or a hub id such as google/electra-small-discriminator: an ELECTRA, or a BERT "
+    "that becomes one.",
+)
+@click.option(
+    "--train_file",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A SQuAD 1.1 or 2.0 file; may be given several times.",
+)
+@click.option(
+    "--output_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The checkpoint, the logs, and what a run is resumed from.",
+)
+@click.option(
+    "--predict_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A SQuAD file to evaluate on and to choose the threshold on, in place of --held_out.",
+)
+@click.option(
+    "--question_edits",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Pairs of an answerable and an unanswerable question, a line each, apart by a tab: what "
+    "--make_negatives learns from.",
+)
+@click.option("--teacher", help="A question-answering checkpoint to distil, a folder or a hub id.")
+@click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --output_dir.")
+@click.option("--overwrite_output_dir", is_flag=True, help="Forget that run and begin anew.")
+@settings_options(FinetuneSettings, underscores=True)
+def finetune(
+    model_name_or_path: str,
+    train_file: tuple[Path, ...],
+    output_dir: Path,
+    predict_file: Path | None,
+    question_edits: Path | None,
+    teacher: str | None,
+    resume: bool,
+    overwrite_output_dir: bool,
+    **settings: Any,
+) -> None:
+    """Train a checkpoint for `build`. The options are those of run_squad.py."""
+    from .finetune import state
+    from .finetune.train import finetune as train
+
+    data = FinetuneData(model_name_or_path, train_file, predict_file, question_edits, teacher)
+    console = Console(stderr=True)
+    try:
+        if overwrite_output_dir:
+            state.clear(output_dir)
+        train(data, FinetuneSettings(**settings), output_dir, console, resume=resume)
+    except (BuildError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(output_dir)

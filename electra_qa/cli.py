@@ -16,6 +16,7 @@ COMMANDS = {
     "build": "electra_qa.build_engine.cli:build",
     "check": "electra_qa.build_engine.cli:check",
     "eval": "electra_qa.client.cli:evaluate",
+    "finetune": "electra_qa.build_engine.cli:finetune",
     "info": "electra_qa.client.cli:info",
     "score": "electra_qa.client.cli:score",
     "serve": "electra_qa.server.cli:serve",
@@ -27,12 +28,13 @@ SUMMARIES = {
     "build": "Make a bundle from a checkpoint.",
     "check": "Say what TensorRT would refuse in an ONNX file.",
     "eval": "Measure EM and F1 on a SQuAD file, through a server.",
+    "finetune": "Train a checkpoint on SQuAD files.",
     "info": "Show the bundle in force, the device and the versions.",
     "score": "Score a predictions file, offline.",
     "serve": "Serve a bundle over gRPC.",
 }
 # What a command needs beyond the bare package.
-EXTRAS = {"bench": "bench", "build": "build", "check": "build"}
+EXTRAS = {"bench": "bench", "build": "build", "check": "build", "finetune": "finetune"}
 
 
 class LazyGroup(click.Group):

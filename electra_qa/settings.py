@@ -28,14 +28,23 @@ def setting(default: Value, help: str, *, minimum: float | None = None) -> Value
     return field
 
 
-def settings_options(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option for each field, named like it, with its default."""
+def settings_options(
+    settings: type, *, underscores: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option for each field, named like it, with its default.
+
+    underscores: in the options' names too, as `run_squad.py` has them; else dashes. Of a bool
+    there is the option and its opposite with "no" before it.
+    """
+    between = "_" if underscores else "-"
     hints = typing.get_type_hints(settings)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         for field in reversed(dataclasses.fields(settings)):
+            name = field.name.replace("_", between)
+            opposite = f"/--no{between}{name}" if hints[field.name] is bool else ""
             command = click.option(
-                f"--{field.name.replace('_', '-')}",
+                f"--{name}{opposite}",
                 type=_click_type(hints[field.name], field.metadata["minimum"]),
                 default=field.default,
                 show_default=field.default is not None,

@@ -21,12 +21,16 @@ class SquadQuestion:
     """A question of a SQuAD file.
 
     answers: the texts of the gold answers; none where the question can't be answered.
+    answer_starts: where each begins in the context, in characters; -1 where the file doesn't say.
+    article: the title of the article that the context is of, "" where the file doesn't say.
     """
 
     id: str
     question: str
     context: str
     answers: tuple[str, ...]
+    answer_starts: tuple[int, ...] = ()
+    article: str = ""
 
 
 def read_squad(path: Path) -> list[SquadQuestion]:
@@ -37,7 +41,7 @@ def read_squad(path: Path) -> list[SquadQuestion]:
     content = _read_json(path)
     try:
         return list(_questions(content["data"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SquadError(f"{path.name} is not a SQuAD file: {_describe(error)}") from error
 
 
@@ -50,6 +54,8 @@ def _questions(articles: Iterable[Any]) -> Iterator[SquadQuestion]:
                     question=_text(qa, "question"),
                     context=_text(paragraph, "context"),
                     answers=tuple(_text(answer, "text") for answer in qa["answers"]),
+                    answer_starts=tuple(int(a.get("answer_start", -1)) for a in qa["answers"]),
+                    article=str(article.get("title", "")),
                 )
 
 

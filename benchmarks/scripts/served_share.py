@@ -28,7 +28,7 @@ from electra_qa.benchmarks.load import OK, closed_loop
 from electra_qa.benchmarks.server_figures import figures_between, read_counters
 from electra_qa.benchmarks.workload import Mode, Workload, serialized_requests
 from electra_qa.bundle import Bundle, default_bundle_path, load_bundle
-from electra_qa.engines import Engine, EngineSettings, bucket, load_engine
+from electra_qa.engines import Engine, EngineSettings, batches_by_length, load_engine
 from electra_qa.private import ServerProcess
 from electra_qa.squad import SquadQuestion, read_squad
 from electra_qa.tokenization import Tokenizer
@@ -64,15 +64,11 @@ def windows_of(bundle: Bundle, questions: Sequence[SquadQuestion]) -> list[Windo
 
 
 def sorted_batches(engine: Engine, windows: Sequence[Window]) -> list[WindowBatch]:
-    """By length, the longest first, so that a batch is as long as its first window."""
-    waiting = sorted(windows, key=lambda window: -window.length)
-    batches = []
-    while waiting:
-        length = bucket(engine.buckets, waiting[0].length)
-        count = max(1, engine.batch_tokens // length)
-        batch, waiting = waiting[:count], waiting[count:]
-        batches.append(WindowBatch.pad(batch, [30] * len(batch), length=length, pad_id=0))
-    return batches
+    """By length, the longest first."""
+    return [
+        WindowBatch.pad([windows[i] for i in places], [30] * len(places), length=length, pad_id=0)
+        for length, places in batches_by_length(engine, [window.length for window in windows])
+    ]
 
 
 def bare(engine: Engine, batches: Sequence[WindowBatch], tokens: int) -> Turn:

@@ -7,6 +7,7 @@ imported only when an engine is asked for.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -123,6 +124,19 @@ def cpu_batch_tokens(settings: EngineSettings, threads_per_stream: int) -> int:
 def bucket(buckets: tuple[int, ...], length: int) -> int:
     """The shortest of an engine's buckets that a window of `length` tokens fits in."""
     return buckets[bisect_left(buckets, length)]
+
+
+def batches_by_length(engine: Engine, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """(length to pad to, places of the windows) of batches within the engine's token budget.
+
+    The longest windows come first, so that each batch is of like lengths.
+    """
+    waiting = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    while waiting:
+        length = bucket(engine.buckets, lengths[waiting[0]])
+        count = max(1, engine.batch_tokens // length)
+        yield length, waiting[:count]
+        waiting = waiting[count:]
 
 
 def steps(step: int, last: int) -> tuple[int, ...]:

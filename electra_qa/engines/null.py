@@ -7,9 +7,8 @@ import numpy as np
 from ..bundle import Bundle
 from ..spans import MASKED, DecodedWindows
 from ..windows import WindowBatch
-from . import EngineSettings, steps
+from . import CPU_LENGTH_STEP, EngineSettings, steps
 
-LENGTH_STEP = 16
 BATCH_TOKENS = 16_384
 
 
@@ -20,7 +19,7 @@ class NullEngine:
     slots = 1
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
-        self.buckets = steps(LENGTH_STEP, bundle.manifest.max_seq_length_limit)
+        self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         self.batch_tokens = settings.max_batch_tokens or BATCH_TOKENS
         self._n_best_size = bundle.manifest.n_best_size
 

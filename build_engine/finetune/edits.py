@@ -1,0 +1,143 @@
+"""How people turn an answerable question into an unanswerable one, learnt from pairs of both.
+
+The pairs are those of Zhu et al., "Learning to Ask Unanswerable Questions for Machine Reading
+Comprehension" (ACL 2019): lower case, tokens apart by spaces. Most of them differ in one place.
+"""
+
+from __future__ import annotations
+
+import collections
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from electra_qa.squad import SquadError
+
+NEGATIONS = frozenset(
+    {"not", "n't", "never", "no", "none", "nor", "neither", "cannot", "without", "non", "nobody"}
+)
+# Those that may follow any auxiliary verb.
+VERB_NEGATIONS = frozenset({"n't", "not", "never", "no longer"})
+# fmt: off
+NUMBER_WORDS = (
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "twenty", "thirty", "forty", "fifty", "hundred", "thousand", "million",
+    "billion",
+)
+ORDINAL_WORDS = (
+    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
+)
+MONTHS = (
+    "january", "february", "march", "april", "may", "june", "july", "august", "september",
+    "october", "november", "december",
+)
+QUESTION_WORDS = frozenset(
+    {"what", "which", "who", "whom", "whose", "when", "where", "why", "how"}
+)
+# A change of these alone asks the same thing in other words.
+GRAMMAR = QUESTION_WORDS | {
+    "a", "an", "the", "is", "was", "are", "were", "be", "been", "do", "does", "did", "has", "have",
+    "had", "of", "to", "in", "on", "at", "by", "for", "from", "with", "and", "or", "that", "this",
+    "it", "its", "their", "his", "her", "'s",
+}
+# fmt: on
+LONGEST_PHRASE = 3
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What was learnt.
+
+    shares: how many of the edits are of the kind "word", "negation", "name" or "number".
+    words: {phrase: {what people put in its place: how often}}, of one to three tokens.
+    negations: {what people put after a verb: how often}.
+    year_steps: {by how many years they moved a year: how often}.
+    """
+
+    shares: Counts
+    words: Mapping[str, Counts]
+    negations: Counts
+    year_steps: Counts
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a file, a line each, apart by a tab. Raises SquadError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SquadError(f"{path} can't be read: {error}") from error
+    pairs = []
+    for number, line in enumerate(lines, start=1):
+        before, tab, after = line.partition("\t")
+        if not tab:
+            raise SquadError(f"{path.name}, line {number}: two questions and a tab are expected")
+        pairs.append((before, after))
+    return pairs
+
+
+def learn(pairs: Iterable[tuple[str, str]], is_name: Callable[[str], bool]) -> Edits:
+    """Learn from pairs that differ in one place.
+
+    is_name: whether a word in lower case is written with a capital letter.
+    """
+    shares: collections.Counter[str] = collections.Counter()
+    words: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    negations: collections.Counter[str] = collections.Counter()
+    year_steps: collections.Counter[str] = collections.Counter()
+    for before, after in pairs:
+        edit = _only_edit(before.split(), after.split())
+        if edit is None:
+            continue
+        removed, put = edit
+        kind = _kind(removed, put, is_name)
+        if kind is None:
+            continue
+        shares[kind] += 1
+        if kind == "word":
+            words[" ".join(removed)][" ".join(put)] += 1
+        elif kind == "negation" and " ".join(put) in VERB_NEGATIONS:
+            negations[" ".join(put)] += 1
+        elif kind == "number" and _is_year(removed) and _is_year(put):
+            year_steps[str(int(put[0]) - int(removed[0]))] += 1
+    return Edits(shares, dict(words), negations, year_steps)
+
+
+def _only_edit(before: list[str], after: list[str]) -> tuple[list[str], list[str]] | None:
+    """(tokens taken out, tokens put in), where the two differ in one place."""
+    before, after = ([t for t in tokens if t not in "?.,"] for tokens in (before, after))
+    changes = [
+        (before[a:b], after[c:d])
+        for tag, a, b, c, d in difflib.SequenceMatcher(
+            None, before, after, autojunk=False
+        ).get_opcodes()
+        if tag != "equal"
+    ]
+    return changes[0] if len(changes) == 1 else None
+
+
+def _kind(removed: list[str], put: list[str], is_name: Callable[[str], bool]) -> str | None:
+    if not put:
+        return None
+    if (NEGATIONS & set(put)) and not (NEGATIONS & set(removed)):
+        return "negation"
+    if not removed or max(len(removed), len(put)) > LONGEST_PHRASE or GRAMMAR.issuperset(removed):
+        return None
+    if all(is_number(t) for t in removed) and all(is_number(t) for t in put):
+        return "number"
+    if any(is_name(t) for t in (*removed, *put)):
+        return "name"
+    return "word"
+
+
+def is_number(token: str) -> bool:
+    lower = token.lower()
+    return (
+        lower[:1].isdigit() or lower in NUMBER_WORDS or lower in ORDINAL_WORDS or lower in MONTHS
+    ) and lower != "may"
+
+
+def _is_year(tokens: list[str]) -> bool:
+    return len(tokens) == 1 and len(tokens[0]) == 4 and tokens[0].isdecimal()

@@ -1,0 +1,144 @@
+"""The score on questions that were not trained on, and the threshold that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import ElectraForQuestionAnswering
+
+from electra_qa.engines import steps
+from electra_qa.spans import DecodedWindows, DecodeOptions, Prediction, decode
+from electra_qa.squad import SquadQuestion, f1_score, squad_metrics
+from electra_qa.tokenization import Tokenizer
+from electra_qa.windows import WindowBatch
+
+from ..accuracy import predict_with
+from .batches import LENGTH_STEP
+from .settings import FinetuneSettings
+
+EVAL_TOKENS = 4096
+
+
+class TorchEngine:
+    """An engine as the server knows it, of a model in training."""
+
+    def __init__(self, model: ElectraForQuestionAnswering, max_seq_length: int) -> None:
+        self._model = model
+        self.device = str(model.device)
+        self.slots = 1
+        self.batch_tokens = EVAL_TOKENS
+        self.buckets = steps(LENGTH_STEP, max_seq_length)
+
+    def run(self, batch: WindowBatch) -> DecodedWindows:
+        input_ids = torch.from_numpy(batch.input_ids.astype(np.int64))
+        positions = torch.arange(input_ids.shape[1])[None]
+        bounds = torch.from_numpy(batch.bounds.astype(np.int64))
+        inputs = {
+            "input_ids": input_ids,
+            # The last [SEP] is right behind the context.
+            "attention_mask": (positions <= bounds[:, 1, None]).long(),
+            "token_type_ids": (
+                (positions >= bounds[:, 0, None]) & (positions <= bounds[:, 1, None])
+            ).long(),
+        }
+        self._model.eval()
+        with torch.inference_mode():
+            output = self._model(**{k: v.to(self._model.device) for k, v in inputs.items()})
+        return decode(
+            output.start_logits.float().cpu().numpy(),
+            output.end_logits.float().cpu().numpy(),
+            batch.bounds,
+            n_best_size=1,
+        )
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores in percent.
+
+    exact, f1: at `threshold`, the means of those of the answerable and of the unanswerable
+        questions: both count the same, as they are as many in SQuAD 2.0's dev set.
+    metrics: those of the official script at the threshold, under its keys.
+    """
+
+    threshold: float
+    exact: float
+    f1: float
+    metrics: Mapping[str, float]
+
+
+def evaluate(
+    model: ElectraForQuestionAnswering,
+    tokenizer: Tokenizer,
+    questions: Sequence[SquadQuestion],
+    settings: FinetuneSettings,
+) -> Evaluation:
+    """Score a model at the null_score_diff_threshold whose F1 is best.
+
+    It is 0 where all questions are of one kind: nothing says then where it should be.
+    """
+    predictions = predict_with(
+        tokenizer,
+        TorchEngine(model, settings.max_seq_length),
+        questions,
+        settings.windows,
+        DecodeOptions(max_answer_length=settings.max_answer_length),
+        Console(quiet=True),
+    )
+    threshold = best_threshold(questions, predictions)
+    metrics = squad_metrics(
+        questions,
+        {
+            id_: p.answers[0].text if p.answers and p.null_score_diff <= threshold else ""
+            for id_, p in predictions.items()
+        },
+    )
+    kinds = [kind for kind in ("HasAns", "NoAns") if f"{kind}_total" in metrics]
+    return Evaluation(
+        threshold,
+        sum(metrics[f"{kind}_exact"] for kind in kinds) / len(kinds),
+        sum(metrics[f"{kind}_f1"] for kind in kinds) / len(kinds),
+        metrics,
+    )
+
+
+def best_threshold(
+    questions: Sequence[SquadQuestion], predictions: Mapping[str, Prediction]
+) -> float:
+    """The threshold with the highest mean of the F1 of both kinds of questions.
+
+    It lies halfway between the two questions that it parts, so that it is sure of neither.
+    """
+    kept = [question for question in questions if predictions[question.id].answers]
+    diffs = np.array([predictions[question.id].null_score_diff for question in kept])
+    answerable = np.array([bool(question.answers) for question in kept])
+    if answerable.all() or not answerable.any():
+        return 0.0
+    f1 = np.array(
+        [
+            max(
+                (f1_score(gold, predictions[q.id].answers[0].text) for gold in q.answers), default=0
+            )
+            for q in kept
+        ]
+    )
+    # What is won by answering a question rather than saying that it has no answer.
+    won = np.where(answerable, f1 / answerable.sum(), -1 / (~answerable).sum())
+    order = np.argsort(diffs, kind="stable")
+    totals = np.concatenate(([0.0], np.cumsum(won[order])))
+    # Only between two that differ can a threshold be.
+    borders = np.concatenate(([diffs[order[0]] - 1], diffs[order], [diffs[order[-1]] + 1]))
+    parted = borders[1:] > borders[:-1]
+    best = int(np.argmax(np.where(parted, totals, -np.inf)))
+    return float((borders[best] + borders[best + 1]) / 2)
+
+
+def _f1(question: SquadQuestion, text: str) -> float:
+    return max((f1_score(gold, text) for gold in question.answers), default=0.0)

@@ -1,0 +1,47 @@
+"""Names in texts, by their capital letters."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable
+
+WORD = re.compile(r"[^\W\d_][\w'’-]*|\d[\d,.]*\d|\d")
+# Capitalized words in a row, with the little words that names have inside.
+_NAME = re.compile(
+    r"\b[A-Z][\w'’-]*(?:(?:\s+(?:of|the|de|von|van|and)\s+|\s+)[A-Z][\w'’-]*)*", re.UNICODE
+)
+_SENTENCE_START = re.compile(r"(?:^|[.!?]['\"”)]?\s+)$")
+
+
+class Capitals:
+    """Which words the texts write with a capital letter, more often than not, inside sentences."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._balance: collections.Counter[str] = collections.Counter()
+        for text in texts:
+            for match in WORD.finditer(text):
+                if not _starts_sentence(text, match.start()):
+                    self._balance[match[0].lower()] += 1 if match[0][0].isupper() else -1
+
+    def is_name(self, word: str) -> bool:
+        """Of a word in any case. A word that the texts don't have counts as a name."""
+        return word[:1].isalpha() and self._balance.get(word.lower(), 1) > 0
+
+    def names(self, text: str) -> list[tuple[int, int]]:
+        """Characters [start, end) of the names in a text."""
+        found = []
+        for match in _NAME.finditer(text):
+            start, end = match.span()
+            first = WORD.match(text, start)
+            if first and _starts_sentence(text, start) and not self.is_name(first[0]):
+                rest = _NAME.search(text, first.end(), end)
+                if rest is None:
+                    continue
+                start = rest.start()
+            found.append((start, end))
+        return found
+
+
+def _starts_sentence(text: str, position: int) -> bool:
+    return _SENTENCE_START.search(text, max(0, position - 4), position) is not None

@@ -1,0 +1,275 @@
+"""Unanswerable questions, made from answerable ones, that read like SQuAD 2.0's.
+
+Each kind takes an answerable question and changes what it asks for, so that its paragraph still
+talks about the matter and answers it no more:
+
+- word: a word becomes what people put in its place (first → last, before → after).
+- negation: a verb gets one (did → didn't).
+- name: a name becomes another one, of the same paragraph where it has one.
+- number: a number, year, month or ordinal becomes another one.
+- paragraph: the question is put to the most similar other paragraph of its article.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from electra_qa.squad import SquadQuestion, normalize_answer
+
+from .edits import (
+    LONGEST_PHRASE,
+    MONTHS,
+    NUMBER_WORDS,
+    ORDINAL_WORDS,
+    QUESTION_WORDS,
+    Edits,
+    is_number,
+)
+from .names import WORD, Capitals
+
+# Of all that is made: easy ones, which teach that the paragraph matters at all.
+PARAGRAPH_SHARE = 0.2
+# A number is taken from the paragraph as often as it is moved.
+FROM_PARAGRAPH = 0.5
+
+_VERB = re.compile(
+    r"\b(did|does|do|is|was|are|were|can|could|has|have|had|will|would|should)\b", re.IGNORECASE
+)
+_SHORT = {"can": "can't", "will": "won't"}
+
+Rng = np.random.Generator
+
+
+def make_negatives(
+    questions: Sequence[SquadQuestion],
+    edits: Edits,
+    capitals: Capitals,
+    *,
+    kinds: Sequence[str],
+    per_question: float,
+    seed: int,
+) -> Iterator[tuple[str, SquadQuestion]]:
+    """(kind, made question), at most one for each answerable question, in their order.
+
+    The same question becomes the same whatever else there is to make: its random numbers depend
+    on the seed and its id alone. Where a question has nothing that an edit could change, another
+    kind of edit has its turn.
+    """
+    paragraphs = Paragraphs(questions)
+    edit_kinds = [kind for kind in kinds if kind != "paragraph"]
+    shares = _shares(edits, edit_kinds)
+    moved_share = PARAGRAPH_SHARE if "paragraph" in kinds else 0.0
+    for question in questions:
+        rng = np.random.default_rng([seed, zlib.crc32(question.id.encode())])
+        if not question.answers or rng.random() >= per_question:
+            continue
+        in_turn = ["paragraph"]
+        if edit_kinds and rng.random() >= moved_share:
+            in_turn = rng.choice(edit_kinds, len(edit_kinds), replace=False, p=shares).tolist()
+        for kind in in_turn:
+            made = _make(kind, question, edits, capitals, paragraphs, rng)
+            if made is not None:
+                yield kind, made
+                break
+
+
+def _shares(edits: Edits, kinds: Sequence[str]) -> list[float]:
+    """People's shares of these kinds of edits, adding up to 1."""
+    counts = [max(edits.shares.get(kind, 0), 1) for kind in kinds]
+    return [count / sum(counts) for count in counts]
+
+
+def _make(
+    kind: str,
+    question: SquadQuestion,
+    edits: Edits,
+    capitals: Capitals,
+    paragraphs: Paragraphs,
+    rng: Rng,
+) -> SquadQuestion | None:
+    context, text = question.context, question.question
+    changed: str | None = text
+    if kind == "word":
+        changed = change_word(text, edits.words, rng)
+    elif kind == "negation":
+        changed = negate(text, edits.negations, rng)
+    elif kind == "name":
+        changed = change_name(text, context, question.answers, capitals, rng)
+    elif kind == "number":
+        changed = change_number(text, context, question.answers, edits.year_steps, rng)
+    else:
+        other = paragraphs.most_similar(question)
+        if other is None:
+            return None
+        context = other
+    if changed is None:
+        return None
+    return SquadQuestion(f"{question.id}-{kind}", changed, context, (), (), question.article)
+
+
+def change_word(text: str, words: Mapping[str, Mapping[str, int]], rng: Rng) -> str | None:
+    """A phrase of `text` replaced by what people replaced it by; None where it has none."""
+    found = list(WORD.finditer(text))
+    places = [
+        (a.start(), b.end())
+        for i, a in enumerate(found)
+        for b in found[i : i + LONGEST_PHRASE]
+        if text[a.start() : b.end()].lower() in words
+    ]
+    if not places:
+        return None
+    start, end = places[rng.integers(len(places))]
+    return _put(text, start, end, _draw(words[text[start:end].lower()], rng))
+
+
+def negate(text: str, negations: Mapping[str, int], rng: Rng) -> str | None:
+    """The first auxiliary verb of `text` negated; None where it has none."""
+    verb = _VERB.search(text)
+    if verb is None or not negations:
+        return None
+    word = verb[0]
+    negation = _draw(negations, rng)
+    if negation.endswith("n't"):
+        return _put(text, verb.start(), verb.end(), _SHORT.get(word.lower(), word + "n't"))
+    return text[: verb.end()] + " " + negation + text[verb.end() :]
+
+
+def change_name(
+    text: str, context: str, answers: Sequence[str], capitals: Capitals, rng: Rng
+) -> str | None:
+    """A name of `text` replaced by another one of the context that is no part of an answer."""
+    places = [
+        span
+        for span in capitals.names(text)
+        if text[slice(*span)].split(maxsplit=1)[0].lower() not in QUESTION_WORDS
+    ]
+    if not places:
+        return None
+    taken = _words(text).union(*(_words(answer) for answer in answers))
+    others = sorted(
+        {context[slice(*span)] for span in capitals.names(context)},
+        key=lambda name: (len(name), name),
+    )
+    others = [name for name in others if not _words(name) & taken]
+    if not others:
+        return None
+    start, end = places[rng.integers(len(places))]
+    # Of the same length in words where there is one: a person for a person, more often than not.
+    alike = [n for n in others if len(n.split()) == len(text[start:end].split())] or others
+    return _put(text, start, end, alike[rng.integers(len(alike))])
+
+
+_SERIES = (MONTHS, NUMBER_WORDS, ORDINAL_WORDS)
+
+
+def change_number(
+    text: str, context: str, answers: Sequence[str], year_steps: Mapping[str, int], rng: Rng
+) -> str | None:
+    """A number of `text` replaced by one of the same kind; None where it has none."""
+    places = [m.span() for m in WORD.finditer(text) if is_number(m[0])]
+    if not places:
+        return None
+    start, end = places[rng.integers(len(places))]
+    number = text[start:end]
+    taken = _words(text).union(*(_words(answer) for answer in answers))
+    alike = sorted(
+        {
+            m[0]
+            for m in WORD.finditer(context)
+            if is_number(m[0]) and _shape(m[0]) == _shape(number) and not _words(m[0]) & taken
+        }
+    )
+    if alike and rng.random() < FROM_PARAGRAPH:
+        return _put(text, start, end, alike[rng.integers(len(alike))])
+    return _put(text, start, end, _moved(number, year_steps, rng))
+
+
+def _shape(number: str) -> object:
+    for series in _SERIES:
+        if number.lower() in series:
+            return series
+    return re.sub(r"\d", "0", number)
+
+
+def _moved(number: str, year_steps: Mapping[str, int], rng: Rng) -> str:
+    """Another number of the same kind, near to it."""
+    for series in _SERIES:
+        if number.lower() in series:
+            others = [word for word in series if word != number.lower()]
+            return others[rng.integers(len(others))]
+    if number.isdecimal() and len(number) == 4 and year_steps:
+        return str(int(number) + int(_draw(year_steps, rng)))
+    digits = [i for i, c in enumerate(number) if c.isdecimal()]
+    place = digits[rng.integers(len(digits))]
+    digit = (int(number[place]) + rng.integers(1, 9)) % 9 + 1  # never 0, never the same
+    if str(digit) == number[place]:
+        digit = digit % 9 + 1
+    return number[:place] + str(digit) + number[place + 1 :]
+
+
+def _put(text: str, start: int, end: int, replacement: str) -> str:
+    replacement = replacement.replace(" n't", "n't").replace(" - ", "-").replace(" 's", "'s")
+    if text[start].isupper():
+        replacement = replacement[:1].upper() + replacement[1:]
+    return text[:start] + replacement + text[end:]
+
+
+def _draw(counts: Mapping[str, int], rng: Rng) -> str:
+    names = sorted(counts)
+    weights = np.array([counts[name] for name in names], dtype=np.float64)
+    return names[rng.choice(len(names), p=weights / weights.sum())]
+
+
+def _words(text: str) -> set[str]:
+    return set(normalize_answer(text).split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Article:
+    """The paragraphs of an article, and which of them have a word."""
+
+    texts: list[str]
+    holders: Mapping[str, list[int]]
+
+
+class Paragraphs:
+    """Finds the paragraph of a question's article that is most like the question."""
+
+    def __init__(self, questions: Iterable[SquadQuestion]) -> None:
+        texts: dict[str, dict[str, None]] = collections.defaultdict(dict)
+        for question in questions:
+            texts[question.article][question.context] = None
+        self._articles = {article: _index(list(found)) for article, found in texts.items()}
+
+    def most_similar(self, question: SquadQuestion) -> str | None:
+        """By the inverse document frequencies of the words that both have (each counted once).
+
+        Never the question's own paragraph, nor one that has an answer's text.
+        """
+        article = self._articles[question.article]
+        scores: collections.Counter[int] = collections.Counter()
+        for word in sorted(_words(question.question)):
+            holders = article.holders.get(word, ())
+            for index in holders:
+                scores[index] += math.log((1 + len(article.texts)) / len(holders))
+        golds = [normalize_answer(answer) for answer in question.answers]
+        for index, _ in sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:20]:
+            text = article.texts[index]
+            if text != question.context and not any(g in normalize_answer(text) for g in golds):
+                return text
+        return None
+
+
+def _index(texts: list[str]) -> _Article:
+    holders: dict[str, list[int]] = collections.defaultdict(list)
+    for index, text in enumerate(texts):
+        for word in _words(text):
+            holders[word].append(index)
+    return _Article(texts, holders)

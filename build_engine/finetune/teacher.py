@@ -1,0 +1,87 @@
+"""The logits of a larger model, computed once for all epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as RustTokenizer
+
+from ..errors import BuildError
+from .batches import collate
+from .data import Feature
+from .model import load_model
+
+FILE = "teacher.safetensors"
+TOKENS = 4096
+
+
+def teacher_logits(
+    teacher: str,
+    tokenizer: str,
+    features: Sequence[Feature],
+    *,
+    pad_id: int,
+    device: torch.device,
+    output: Path,
+    console: Console,
+) -> list[torch.Tensor]:
+    """float16 [length, 2] for each window: the start and end logits of a checkpoint.
+
+    They are kept in the folder `output` for a run that is resumed. Raises BuildError where the
+    teacher can't be loaded or has another vocabulary.
+    """
+    file = output / FILE
+    lengths = [feature.length for feature in features]
+    if file.is_file():
+        return list(load_file(file)["logits"].split(lengths))
+    model, its_tokenizer = load_model(teacher)
+    if _vocabulary(its_tokenizer) != _vocabulary(tokenizer):
+        raise BuildError(f"{teacher} has another vocabulary than the model")
+    model.to(device).eval()
+    logits: list[torch.Tensor] = [torch.empty(0)] * len(features)
+    waiting = sorted(range(len(features)), key=lambda index: -lengths[index])
+    with Progress(console=console) as progress, torch.inference_mode():
+        task = progress.add_task("Asking the teacher", total=len(waiting))
+        while waiting:
+            count = max(1, TOKENS // lengths[waiting[0]])
+            places, waiting = waiting[:count], waiting[count:]
+            found = _forward(model, [features[place] for place in places], pad_id, device)
+            for place, row in zip(places, found, strict=True):
+                logits[place] = row[: lengths[place]].clone()
+            progress.advance(task, len(places))
+    unfinished = file.with_suffix(".unfinished")
+    save_file({"logits": torch.cat(logits)}, unfinished)
+    unfinished.rename(file)
+    return logits
+
+
+def _forward(
+    model: torch.nn.Module, features: Sequence[Feature], pad_id: int, device: torch.device
+) -> torch.Tensor:
+    batch = collate(features, pad_id, max(feature.length for feature in features)).to(device)
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        token_type_ids=batch.token_type_ids,
+    )
+    # Beyond float16's range nothing changes in a softmax.
+    both = torch.stack((output.start_logits, output.end_logits), dim=-1)
+    return both.clamp(-60_000, 60_000).half().cpu()
+
+
+def pad_logits(logits: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    """float32 [windows, length, 2]; what is padding doesn't matter."""
+    padded = torch.zeros(len(logits), length, 2)
+    for row, values in zip(padded, logits, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def _vocabulary(tokenizer: str) -> dict[str, int]:
+    vocabulary: dict[str, int] = RustTokenizer.from_str(tokenizer).get_vocab()
+    return vocabulary
