@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from electra_qa.build_engine.finetune.edits import Edits, learn, read_pairs
+from electra_qa.build_engine.finetune.names import Capitals
+from electra_qa.build_engine.finetune.negatives import (
+    Paragraphs,
+    change_name,
+    change_number,
+    change_word,
+    make_negatives,
+    negate,
+)
+from electra_qa.build_engine.finetune.settings import KINDS
+from electra_qa.squad import SquadError, SquadQuestion
+
+PAIRS = [
+    ("what was the first lighthouse ?", "what was the last lighthouse ?"),
+    ("which ship was the first ?", "which ship was the last ?"),
+    ("who came first ?", "who came second ?"),
+    ("what did kereon give ?", "what did n't kereon give ?"),
+    ("what is the tower ?", "what is never the tower ?"),
+    ("when did work begin in 1907 ?", "when did work begin in 1917 ?"),
+    ("what did brittany build ?", "what did normandy build ?"),
+    ("a b c", "x b y"),
+    ("what is it ?", "which is it ?"),
+    ("the same", "the same"),
+]
+CONTEXT = (
+    "The Kereon lighthouse stands between Ushant and Molene, off the coast of Brittany. Work "
+    "began in 1907 and was finished in 1916 by Le Dall. It cost 585,000 francs."
+)
+OTHER = "Ushant has a lighthouse of its own, built in 1863. The first keeper was a naval officer."
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def capitals() -> Capitals:
+    return Capitals(
+        [
+            CONTEXT,
+            OTHER,
+            "They saw it in Normandy: what a work, the first and the last to have a second begin.",
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def edits(capitals: Capitals) -> Edits:
+    return learn(PAIRS, capitals.is_name)
+
+
+def test_what_is_learnt(edits: Edits) -> None:
+    # "First" is an ordinal, so that first → last is a word and first → second is a number.
+    assert edits.shares == {"word": 2, "number": 2, "negation": 2, "name": 1}
+    assert edits.words == {"first": {"last": 2}}
+
+
+def test_edits_in_two_places_and_changes_of_grammar_teach_nothing() -> None:
+    learnt = learn([("a b c", "x b y"), ("what is it ?", "which is it ?")], lambda _: False)
+    assert not learnt.shares
+    assert not learnt.words
+
+
+def test_years_move_as_people_moved_them(edits: Edits) -> None:
+    assert edits.year_steps == {"10": 1}
+    assert edits.negations == {"n't": 1, "never": 1}
+
+
+def test_a_file_without_pairs_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "edits.tsv"
+    path.write_text("a\tb\nno tab\n", encoding="utf-8")
+    with pytest.raises(SquadError, match=r"edits.tsv, line 2"):
+        read_pairs(path)
+    path.write_text("a ?\tb ?\n", encoding="utf-8")
+    assert read_pairs(path) == [("a ?", "b ?")]
+
+
+def test_a_word_becomes_what_people_put_in_its_place() -> None:
+    words = {"first": {"last": 3, "second": 1}, "tower": {"old tower": 1}}
+    made = collections.Counter(
+        change_word("Who was the First keeper?", words, rng(seed)) for seed in range(400)
+    )
+    assert set(made) == {"Who was the Last keeper?", "Who was the Second keeper?"}
+    assert 0.6 < made["Who was the Last keeper?"] / 400 < 0.9
+    assert change_word("Who is it?", words, rng()) is None
+    assert change_word("A tower?", words, rng()) == "A old tower?"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("What did he give?", "What didn't he give?"),
+        ("Can it float?", "Can't it float?"),
+        ("Which will win?", "Which won't win?"),
+        ("What costs most?", None),
+    ],
+)
+def test_a_verb_is_negated(text: str, expected: str | None) -> None:
+    assert negate(text, {"n't": 1}, rng()) == expected
+    assert negate("What was built?", {"no longer": 1}, rng()) == "What was no longer built?"
+
+
+def test_a_name_becomes_another_of_the_paragraph(capitals: Capitals) -> None:
+    text = "What is the coast of Brittany near?"
+    made = {change_name(text, CONTEXT, ("Le Dall",), capitals, rng(seed)) for seed in range(50)}
+    assert made <= {f"What is the coast of {name} near?" for name in ("Kereon", "Ushant", "Molene")}
+    assert len(made) == 3
+    assert change_name("What is it near?", CONTEXT, (), capitals, rng()) is None
+    assert change_name(text, "it is in Brittany, and nowhere else.", (), capitals, rng()) is None
+
+
+@given(seed=st.integers(0, 10_000), number=st.sampled_from(["1907", "12", "3rd", "first", "two"]))
+def test_a_number_becomes_another_one(seed: int, number: str) -> None:
+    text = f"What began {number} years ago?"
+    made = change_number(text, CONTEXT, ("1907",), {"10": 1, "-1": 2}, rng(seed))
+    assert made is not None
+    assert made != text
+    assert made.startswith("What began ")
+    assert made.endswith(" years ago?")
+
+
+def test_a_year_comes_from_the_paragraph_or_moves() -> None:
+    made = {
+        change_number("Begun in 1907?", CONTEXT, (), {"10": 1}, rng(seed)) for seed in range(50)
+    }
+    assert made == {"Begun in 1916?", "Begun in 1917?"}
+    assert change_number("Begun when?", CONTEXT, (), {}, rng()) is None
+
+
+def test_the_answer_is_never_put_into_the_question(capitals: Capitals) -> None:
+    for seed in range(50):
+        made = change_name("Where is Kereon?", CONTEXT, ("Ushant",), capitals, rng(seed))
+        assert made is not None
+        assert "Ushant" not in made
+        number = change_number("Not 1907?", CONTEXT, ("1916",), {"10": 1}, rng(seed))
+        assert number == "Not 1917?"
+
+
+def test_the_most_similar_paragraph_has_no_answer() -> None:
+    texts = (CONTEXT, OTHER, "Francs are money. It cost them 12 francs.", "Elsewhere.")
+    asked = [SquadQuestion(str(i), "?", text, (), (), "a") for i, text in enumerate(texts)]
+    paragraphs = Paragraphs(asked)
+
+    def ask(question: str, answer: str) -> str | None:
+        return paragraphs.most_similar(SquadQuestion("q", question, CONTEXT, (answer,), (0,), "a"))
+
+    assert ask("Which lighthouse has Ushant?", "Kereon") == OTHER
+    assert ask("How many francs did it cost?", "585,000") == texts[2]
+    assert ask("How many francs did it cost?", "francs") is None
+    assert ask("Xyzzy?", "585,000") is None
+
+
+def question(index: int, context: str = CONTEXT) -> SquadQuestion:
+    return SquadQuestion(
+        str(index), "What did the first officer of Ushant build in 1907?", context, ("cost",), (0,),
+        "a",
+    )  # fmt: skip
+
+
+def test_made_questions_depend_on_the_seed_and_their_own_id_alone(
+    edits: Edits, capitals: Capitals
+) -> None:
+    many = [question(i, (CONTEXT, OTHER)[i % 2]) for i in range(200)]
+
+    def made(questions: list[SquadQuestion], seed: int = 0) -> dict[str, tuple[str, str]]:
+        found = make_negatives(questions, edits, capitals, kinds=KINDS, per_question=0.5, seed=seed)
+        return {q.id.split("-")[0]: (kind, q.question) for kind, q in found}
+
+    every = made(many)
+    assert 70 < len(every) < 130
+    assert every == made(many)
+    assert every != made(many, seed=1)
+    part = made(many[50:150])
+    assert part == {id_: value for id_, value in every.items() if id_ in part}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_alone_makes_its_own(kind: str, edits: Edits, capitals: Capitals) -> None:
+    many = [question(i, (CONTEXT, OTHER)[i % 2]) for i in range(20)]
+    words = Edits(edits.shares, {"officer": {"civilian": 1}}, edits.negations, edits.year_steps)
+    found = list(make_negatives(many, words, capitals, kinds=(kind,), per_question=1, seed=0))
+    assert found
+    for made_kind, q in found:
+        assert made_kind == kind
+        assert not q.answers
+        assert (q.question == question(0).question) == (kind == "paragraph")
+
+
+def test_of_what_has_no_answer_nothing_is_made(edits: Edits, capitals: Capitals) -> None:
+    asked = SquadQuestion("q", "What did Kereon give?", CONTEXT, (), (), "a")
+    assert not list(make_negatives([asked], edits, capitals, kinds=KINDS, per_question=1, seed=0))
+
+
+def test_peoples_edits_are_learnt_from_their_file(squad_folder: Path) -> None:
+    learnt = learn(read_pairs(squad_folder / "train" / "question-edits.tsv"), lambda _: False)
+    assert sum(learnt.shares.values()) > 9_000
+    assert learnt.words["most"]["least"] == 69
+    assert max(learnt.negations, key=learnt.negations.__getitem__) == "n't"
