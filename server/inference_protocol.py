@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from electra_qa import __version__
 from electra_qa.bundle import Bundle
 from electra_qa.rpc import open_inference_grpc_pb2 as pb
+from electra_qa.spans import Prediction
 
 from .answerer import Answerer
 from .calls import (
@@ -31,9 +32,9 @@ from .calls import (
     parse,
     serialize,
 )
-from .errors import ModelNotFoundError, RequestError, ShuttingDownError
+from .errors import DeadlineError, ModelNotFoundError, RequestError, ShuttingDownError
 from .health import Health
-from .inference_request import INPUTS, parse_request
+from .inference_request import INPUTS, InferRequest, parse_request
 from .inference_response import OUTPUTS, add_outputs, requested_outputs
 from .settings import ServerSettings
 
@@ -196,24 +197,34 @@ class InferenceProtocolService:
         self._check_model(request.model_name, request.model_version)
         outputs = requested_outputs(request)
         asked = parse_request(request, self._bundle.manifest, self._settings)
-        if asked.timeout_s is not None:
-            its_own = asyncio.get_running_loop().time() + asked.timeout_s
-            deadline = its_own if deadline is None else min(deadline, its_own)
-        predictions = []
-        for index, answered in enumerate(
-            await self._answerer.answer_batch(
-                asked.contexts, asked.questions, asked.options, deadline
-            )
-        ):
-            if isinstance(answered, RequestError):
-                raise _of_question(index, answered) if len(asked.questions) > 1 else answered
-            predictions.append(answered.prediction)
+        predictions = await self._predictions(asked, deadline)
         response = pb.ModelInferResponse(
             model_name=NAME, model_version=self._version, id=request.id
         )
         raw = bool(request.raw_input_contents)
         add_outputs(response, outputs, predictions, asked.columns, raw=raw)
         return response
+
+    async def _predictions(self, asked: InferRequest, deadline: float | None) -> list[Prediction]:
+        """One a question. Raises a RequestError."""
+        its_own = None
+        if asked.timeout_s is not None:
+            its_own = asyncio.get_running_loop().time() + asked.timeout_s
+            deadline = its_own if deadline is None else min(deadline, its_own)
+        try:
+            # What ends at its own deadline is not cancelled by gRPC.
+            async with asyncio.timeout_at(its_own):
+                answered = await self._answerer.answer_batch(
+                    asked.contexts, asked.questions, asked.options, deadline
+                )
+        except TimeoutError as error:
+            raise DeadlineError("the request's timeout came before its answer") from error
+        predictions = []
+        for index, one in enumerate(answered):
+            if isinstance(one, RequestError):
+                raise _of_question(index, one) if len(answered) > 1 else one
+            predictions.append(one.prediction)
+        return predictions
 
     def _check_model(self, name: str, version: str) -> None:
         """Raises ModelNotFoundError."""
