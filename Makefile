@@ -36,7 +36,7 @@ wheel:
 proto: $(VENV)-proto/.done
 	PATH=$(CURDIR)/$(VENV)-proto/bin:$$PATH python -m grpc_tools.protoc \
 		-I electra_qa/rpc=proto --python_out=. --grpc_python_out=. \
-		--mypy_out=quiet:. --mypy_grpc_out=quiet:. proto/electra_qa.proto
+		--mypy_out=quiet:. --mypy_grpc_out=quiet:. $(wildcard proto/*.proto)
 
 ## bundle: the default bundle anew, from the checkpoint in models/ and training data
 bundle: $(VENV)/.dev

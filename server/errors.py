@@ -62,3 +62,9 @@ class EngineFailedError(RequestError):
     """The engine failed on a batch; the server's log has the reason."""
 
     code = StatusCode.INTERNAL
+
+
+class ModelNotFoundError(RequestError):
+    """No model of this name and version is served here."""
+
+    code = StatusCode.NOT_FOUND

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
 
 from electra_qa.bundle import Bundle
 from electra_qa.engines import Engine
@@ -17,13 +17,22 @@ from electra_qa.tokenization import Tokenizer
 
 from .answerer import Answerer
 from .batcher import Batcher
+from .calls import Calls
 from .errors import StartError
+from .health import Health
+from .inference_protocol import SERVICE as INFERENCE_SERVICE
+from .inference_protocol import InferenceProtocolService
+from .keep_alive import keep_alive_options
 from .metrics import Metrics, exposed
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
 from .warm_up import parse_lengths, warm_up
 
 log = logging.getLogger(__name__)
+
+SERVICES = (SERVICE, INFERENCE_SERVICE)
+
+COMPRESSION = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip}
 
 # After the last answer a health watcher may still hold its stream: it gets this long, in seconds.
 LAST_GRACE_S = 1.0
@@ -51,8 +60,10 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
         metrics=metrics,
     )
     answerer = Answerer(tokenizer, batcher, settings, metrics)
-    service = QuestionAnsweringService(answerer, bundle, settings, engine.device, metrics)
-    health = health_aio.HealthServicer()
+    calls = Calls(metrics)
+    service = QuestionAnsweringService(answerer, bundle, settings, engine.device, calls)
+    readiness = Health(SERVICES)
+    inference = InferenceProtocolService(answerer, bundle, settings, calls, readiness)
     server = grpc.aio.server(
         options=[
             # Without this a second server on the port is no error, and half of the calls go there.
@@ -63,21 +74,25 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
-        ]
+            *keep_alive_options(settings),
+        ],
+        compression=COMPRESSION[settings.compression],
     )
-    server.add_generic_rpc_handlers((service.handler(),))
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    await _set_health(health, health_pb2.HealthCheckResponse.NOT_SERVING)
+    server.add_generic_rpc_handlers((service.handler(), inference.handler()))
+    await readiness.add_to(server)
+    reflection.enable_server_reflection(
+        (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
     with exposed(metrics, settings.metrics_address):
         address = _listen(server, settings.address)
         await server.start()
         try:
             await asyncio.to_thread(warm_up, engine, tokenizer, warm_up_lengths)
-            await _set_health(health, health_pb2.HealthCheckResponse.SERVING)
+            await readiness.set_ready()
             yield address
         finally:
-            await health.enter_graceful_shutdown()
-            if not await service.drain(settings.drain_timeout_s):
+            await readiness.drain()
+            if not await calls.drain(settings.drain_timeout_s):
                 log.warning(
                     "calls were still open after %g s (drain_timeout_s)", settings.drain_timeout_s
                 )
@@ -106,10 +121,3 @@ def _listen(server: grpc.aio.Server, address: str) -> str:
     except RuntimeError as error:
         raise StartError(f"can't listen on {address}: in use, or not an address here") from error
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
-
-
-async def _set_health(
-    health: health_aio.HealthServicer, status: health_pb2.HealthCheckResponse.ServingStatus
-) -> None:
-    for service in ("", SERVICE):
-        await health.set(service, status)

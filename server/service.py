@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from typing import Any, NoReturn, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
+from google.protobuf.message import Message
 
 from electra_qa import __version__
 from electra_qa.bundle import Bundle
@@ -22,17 +17,25 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Rules
 
 from .answerer import Answered, Answerer
+from .calls import (
+    END,
+    INTERNAL_ERROR,
+    SHUTTING_DOWN,
+    Calls,
+    Context,
+    abort,
+    deadline,
+    duration,
+    parse,
+    serialize,
+)
 from .errors import InvalidRequestError, RequestError, ShuttingDownError
-from .metrics import Metrics
 from .options import QuestionOptions, max_top_k, parse_options
 from .settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["QuestionAnswering"].full_name
-
-Context = grpc.aio.ServicerContext[bytes, Message]
-Request = TypeVar("Request", bound=Message)
 
 
 class QuestionAnsweringService:
@@ -45,61 +48,14 @@ class QuestionAnsweringService:
         bundle: Bundle,
         settings: ServerSettings,
         device: str,
-        metrics: Metrics,
+        calls: Calls,
     ) -> None:
         self._answerer = answerer
         self._bundle = bundle
         self._settings = settings
         self._device = device
-        self._metrics = metrics
+        self._calls = calls
         self._default_options = parse_options(pb.Options(), bundle.manifest)
-        self._draining = asyncio.Event()
-        self._open_calls = 0
-        self._idle = asyncio.Event()
-
-    async def drain(self, timeout_s: float) -> bool:
-        """Take nothing new and wait for what was accepted. False if it took over `timeout_s`."""
-        self._draining.set()
-        if not self._open_calls:
-            return True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    @contextmanager
-    def _counted(self, method: str) -> Iterator[None]:
-        """Writes down how a call ended and how long it took."""
-        started = time.perf_counter()
-        code = "OK"
-        try:
-            yield
-        except RequestError as error:
-            code = error.code.name
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            code = "CANCELLED"
-            raise
-        except Exception:
-            code = "INTERNAL"
-            raise
-        finally:
-            self._metrics.call_ended(method, code, time.perf_counter() - started)
-
-    @contextmanager
-    def _open(self) -> Iterator[None]:
-        """Counts a call as open. Raises ShuttingDownError once the server drains."""
-        if self._draining.is_set():
-            raise ShuttingDownError(SHUTTING_DOWN)
-        self._open_calls += 1
-        try:
-            yield
-        finally:
-            self._open_calls -= 1
-            if self._draining.is_set() and not self._open_calls:
-                self._idle.set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         unary: dict[str, Callable[[bytes, Context], Awaitable[Message]]] = {
@@ -109,39 +65,22 @@ class QuestionAnsweringService:
         }
         handlers: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(name, method), response_serializer=_serialize
+                self._calls.guarded(name, method), response_serializer=serialize
             )
             for name, method in unary.items()
         }
         handlers["AnswerStream"] = grpc.stream_stream_rpc_method_handler(
-            self.answer_stream, response_serializer=_serialize
+            self.answer_stream, response_serializer=serialize
         )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _guarded(
-        self, name: str, method: Callable[[bytes, Context], Awaitable[Message]]
-    ) -> Callable[[bytes, Context], Awaitable[Message]]:
-        """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
-
-        async def guarded(raw: bytes, context: Context) -> Message:
-            try:
-                with self._counted(name):
-                    return await method(raw, context)
-            except RequestError as error:
-                await _abort(context, error)
-            except Exception:
-                log.exception("a call failed")
-                await _abort(context, RequestError(INTERNAL_ERROR))
-
-        return guarded
-
     async def answer(self, raw: bytes, context: Context) -> pb.AnswerResponse:
-        with self._open():
-            return await self._answer(_parse(pb.AnswerRequest, raw), _deadline(context))
+        with self._calls.open():
+            return await self._answer(parse(pb.AnswerRequest, raw), deadline(context))
 
     async def answer_batch(self, raw: bytes, context: Context) -> pb.AnswerBatchResponse:
-        with self._open():
-            request = _parse(pb.AnswerBatchRequest, raw)
+        with self._calls.open():
+            request = parse(pb.AnswerBatchRequest, raw)
             limit = self._settings.max_batch_questions
             if not 1 <= len(request.questions) <= limit:
                 raise InvalidRequestError(
@@ -152,7 +91,7 @@ class QuestionAnsweringService:
                 list(request.contexts),
                 [(question.question, question.context_index) for question in request.questions],
                 self._options(request),
-                _deadline(context),
+                deadline(context),
             )
             return pb.AnswerBatchResponse(results=[_result(one) for one in answered])
 
@@ -161,15 +100,15 @@ class QuestionAnsweringService:
     ) -> AsyncIterator[pb.AnswerStreamResponse]:
         """Reads on while at most `max_stream_questions` are under way."""
         try:
-            with self._counted("AnswerStream"), self._open():
-                async with aclosing(self._answers(raws, _deadline(context))) as answers:
+            with self._calls.counted("AnswerStream"), self._calls.open():
+                async with aclosing(self._answers(raws, deadline(context))) as answers:
                     async for answer in answers:
                         yield answer
         except ShuttingDownError as error:
-            await _abort(context, error)
+            await abort(context, error)
         except Exception:
             log.exception("a stream failed")
-            await _abort(context, RequestError(INTERNAL_ERROR))
+            await abort(context, RequestError(INTERNAL_ERROR))
 
     async def _answers(
         self, raws: AsyncIterator[bytes], deadline: float | None
@@ -184,8 +123,8 @@ class QuestionAnsweringService:
         async def read_all() -> bool:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    while (await room.acquire()) and not self._draining.is_set():
-                        raw = await self._next(raws)
+                    while (await room.acquire()) and not self._calls.draining:
+                        raw = await self._calls.next_message(raws)
                         if raw is END:
                             return True
                         if isinstance(raw, bytes):
@@ -205,7 +144,7 @@ class QuestionAnsweringService:
             reader.cancel()
 
     async def get_info(self, raw: bytes, _: Context) -> pb.GetInfoResponse:
-        _parse(pb.GetInfoRequest, raw)
+        parse(pb.GetInfoRequest, raw)
         manifest, settings = self._bundle.manifest, self._settings
         return pb.GetInfoResponse(
             bundle=pb.BundleInfo(
@@ -246,7 +185,7 @@ class QuestionAnsweringService:
     async def _stream_response(self, raw: bytes, deadline: float | None) -> pb.AnswerStreamResponse:
         id_ = ""
         try:
-            request = _parse(pb.AnswerStreamRequest, raw)
+            request = parse(pb.AnswerStreamRequest, raw)
             id_ = request.id
             response = await self._answer(request.request, deadline)
             return pb.AnswerStreamResponse(id=id_, result=pb.Result(response=response))
@@ -255,61 +194,6 @@ class QuestionAnsweringService:
         except Exception:
             log.exception("a question of a stream failed")
             return pb.AnswerStreamResponse(id=id_, result=_failure(RequestError(INTERNAL_ERROR)))
-
-    async def _next(self, raws: AsyncIterator[bytes]) -> bytes | object | None:
-        """The next message of a stream; END at its end, None when the server is to stop."""
-        following = asyncio.ensure_future(anext(raws, END))
-        draining = asyncio.create_task(self._draining.wait())
-        try:
-            await asyncio.wait((following, draining), return_when=asyncio.FIRST_COMPLETED)
-            return following.result() if following.done() else None
-        finally:
-            following.cancel()
-            draining.cancel()
-
-
-END = object()
-SHUTTING_DOWN = "the server is shutting down"
-INTERNAL_ERROR = "internal error; the server's log has the reason"
-
-
-async def _abort(context: Context, error: RequestError) -> NoReturn:
-    await context.abort(error.code, str(error), _details(error))
-    raise AssertionError("abort does not return")
-
-
-def _details(error: RequestError) -> tuple[tuple[str, str | bytes], ...]:
-    """The error as trailing metadata, in google.rpc's form, where it says when to try again."""
-    if error.retry_delay_s is None:
-        return ()
-    status = Status(code=error.code.value[0], message=str(error))
-    status.details.add().Pack(RetryInfo(retry_delay=_duration(error.retry_delay_s)))
-    metadata: tuple[tuple[str, str | bytes], ...] = rpc_status.to_status(status).trailing_metadata
-    return metadata
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMilliseconds(round(seconds * 1e3))
-    return duration
-
-
-def _parse(kind: type[Request], raw: bytes) -> Request:
-    try:
-        return kind.FromString(raw)
-    except DecodeError as error:
-        raise InvalidRequestError(
-            f"the message is not a {kind.DESCRIPTOR.full_name}, or a text in it is not UTF-8"
-        ) from error
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-def _deadline(context: Context) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining is None else asyncio.get_running_loop().time() + remaining
 
 
 def _result(answered: Answered | RequestError) -> pb.Result:
@@ -324,7 +208,7 @@ def _failure(error: RequestError) -> pb.Result:
         failure=pb.Failure(
             code=error.code.value[0],
             message=str(error),
-            retry_delay=None if delay is None else _duration(delay),
+            retry_delay=None if delay is None else duration(delay),
         )
     )
 

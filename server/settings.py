@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from electra_qa.settings import setting
 
@@ -47,6 +48,28 @@ class ServerSettings:
     )
     metrics_address: str | None = setting(
         None, "HOST:PORT that serves Prometheus metrics at /metrics.  [default: nowhere]"
+    )
+    keepalive_time_s: float = setting(
+        60.0,
+        "A connection on which nothing happens for so long is pinged, so that no firewall forgets "
+        "it and a client that is gone is noticed.",
+        minimum=1,
+    )
+    keepalive_timeout_s: float = setting(
+        20.0,
+        "How long the answer to such a ping may take before the connection is closed.",
+        minimum=1,
+    )
+    min_ping_interval_s: float = setting(
+        10.0,
+        "How often a client may ping, with or without calls. One that does so more often is cut "
+        "off with too_many_pings.",
+        minimum=0,
+    )
+    compression: Literal["none", "gzip"] = setting(
+        "none",
+        "gzip: answers are compressed for clients that accept it. Compressed requests are always "
+        "understood.",
     )
     drain_timeout_s: float = setting(
         30.0, "How long a server that is told to stop goes on with what it accepted.", minimum=0

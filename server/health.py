@@ -1,0 +1,38 @@
+"""gRPC's health service, which load balancers ask, and whether the server is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio
+
+
+class Health:
+    """Ready once it is warm, and not any more as soon as it drains; the same for every service.
+
+    services: their full names. "", the server as a whole, is always among them.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._services = ("", *services)
+        self._servicer = aio.HealthServicer()
+        self.ready = False
+
+    async def add_to(self, server: grpc.aio.Server) -> None:
+        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def set_ready(self) -> None:
+        self.ready = True
+        await self._set(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Not ready, for good."""
+        self.ready = False
+        await self._servicer.enter_graceful_shutdown()
+
+    async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in self._services:
+            await self._servicer.set(service, status)

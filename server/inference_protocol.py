@@ -1,0 +1,240 @@
+"""The Open Inference Protocol (V2) of KServe and Triton: `inference.GRPCInferenceService`.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, and Triton's
+ModelStreamInfer. Texts come and answers go as tensors; docs/inference-protocol.md has the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from electra_qa import __version__
+from electra_qa.bundle import Bundle
+from electra_qa.rpc import open_inference_grpc_pb2 as pb
+from electra_qa.spans import Prediction
+
+from .answerer import Answerer
+from .calls import (
+    END,
+    INTERNAL_ERROR,
+    SHUTTING_DOWN,
+    Calls,
+    Context,
+    abort,
+    deadline,
+    parse,
+    serialize,
+)
+from .errors import DeadlineError, ModelNotFoundError, RequestError, ShuttingDownError
+from .health import Health
+from .inference_request import INPUTS, InferRequest, parse_request
+from .inference_response import OUTPUTS, add_outputs, requested_outputs
+from .settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+# The one model of a server, and the server itself.
+NAME = "electra-qa"
+
+# Names the response that is the last one of its request: every one is.
+FINAL = "triton_final_response"
+
+
+class InferenceProtocolService:
+    """Asks the same answerer as `QuestionAnsweringService`: windows of both share batches, and
+    limits, deadlines, draining and metrics are the same."""
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        bundle: Bundle,
+        settings: ServerSettings,
+        calls: Calls,
+        health: Health,
+    ) -> None:
+        self._answerer = answerer
+        self._bundle = bundle
+        self._settings = settings
+        self._calls = calls
+        self._health = health
+
+    @property
+    def _version(self) -> str:
+        """Of the model: the first digits of the sum that stands for the bundle."""
+        return self._bundle.sha256[:12]
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        unary: dict[str, Callable[[bytes, Context], Awaitable[Message]]] = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.model_infer,
+        }
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._calls.guarded(name, method), response_serializer=serialize
+            )
+            for name, method in unary.items()
+        }
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self.model_stream_infer, response_serializer=serialize
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    async def server_live(self, raw: bytes, _: Context) -> pb.ServerLiveResponse:
+        parse(pb.ServerLiveRequest, raw)
+        return pb.ServerLiveResponse(live=True)
+
+    async def server_ready(self, raw: bytes, _: Context) -> pb.ServerReadyResponse:
+        parse(pb.ServerReadyRequest, raw)
+        return pb.ServerReadyResponse(ready=self._health.ready)
+
+    async def model_ready(self, raw: bytes, _: Context) -> pb.ModelReadyResponse:
+        request = parse(pb.ModelReadyRequest, raw)
+        try:
+            self._check_model(request.name, request.version)
+        except ModelNotFoundError:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=self._health.ready)
+
+    async def server_metadata(self, raw: bytes, _: Context) -> pb.ServerMetadataResponse:
+        parse(pb.ServerMetadataRequest, raw)
+        return pb.ServerMetadataResponse(name=NAME, version=__version__, extensions=["parameters"])
+
+    async def model_metadata(self, raw: bytes, _: Context) -> pb.ModelMetadataResponse:
+        request = parse(pb.ModelMetadataRequest, raw)
+        self._check_model(request.name, request.version)
+        return pb.ModelMetadataResponse(
+            name=NAME,
+            versions=[self._version],
+            platform=f"{NAME}_onnx",
+            inputs=[spec.metadata() for spec in INPUTS],
+            outputs=[spec.metadata() for spec in OUTPUTS.values()],
+        )
+
+    async def model_infer(self, raw: bytes, context: Context) -> pb.ModelInferResponse:
+        with self._calls.open():
+            return await self._infer(parse(pb.ModelInferRequest, raw), deadline(context))
+
+    async def model_stream_infer(
+        self, raws: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Reads on while at most `max_stream_questions` requests are under way."""
+        try:
+            with self._calls.counted("ModelStreamInfer"), self._calls.open():
+                async with aclosing(self._in_order(raws, deadline(context))) as responses:
+                    async for response in responses:
+                        yield response
+        except ShuttingDownError as error:
+            await abort(context, error)
+        except Exception:
+            log.exception("a stream failed")
+            await abort(context, RequestError(INTERNAL_ERROR))
+
+    async def _in_order(
+        self, raws: AsyncIterator[bytes], deadline: float | None
+    ) -> AsyncGenerator[pb.ModelStreamInferResponse]:
+        """Works on many at a time, and answers in the order of the requests as Triton does.
+
+        Raises ShuttingDownError, after its answers, where draining cut the reading short.
+        """
+        room = asyncio.Semaphore(self._settings.max_stream_questions)
+        accepted: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue()
+
+        async def read_all() -> bool:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    while (await room.acquire()) and not self._calls.draining:
+                        raw = await self._calls.next_message(raws)
+                        if raw is END:
+                            return True
+                        if isinstance(raw, bytes):
+                            work = self._stream_response(raw, deadline)
+                            accepted.put_nowait(tasks.create_task(work))
+                return False
+            finally:
+                accepted.put_nowait(None)
+
+        reader = asyncio.create_task(read_all())
+        try:
+            while (task := await accepted.get()) is not None:
+                yield await task
+                room.release()
+            if not await reader:
+                raise ShuttingDownError(SHUTTING_DOWN)
+        finally:
+            reader.cancel()
+
+    async def _stream_response(
+        self, raw: bytes, deadline: float | None
+    ) -> pb.ModelStreamInferResponse:
+        try:
+            response = await self._infer(parse(pb.ModelInferRequest, raw), deadline)
+        except RequestError as error:
+            return pb.ModelStreamInferResponse(error_message=str(error))
+        except Exception:
+            log.exception("a request of a stream failed")
+            return pb.ModelStreamInferResponse(error_message=INTERNAL_ERROR)
+        response.parameters[FINAL].bool_param = True
+        return pb.ModelStreamInferResponse(infer_response=response)
+
+    async def _infer(
+        self, request: pb.ModelInferRequest, deadline: float | None
+    ) -> pb.ModelInferResponse:
+        """Answers in the form of the question, raw or typed. Raises a RequestError: that of the
+        first question that can't be answered."""
+        self._check_model(request.model_name, request.model_version)
+        outputs = requested_outputs(request)
+        asked = parse_request(request, self._bundle.manifest, self._settings)
+        predictions = await self._predictions(asked, deadline)
+        response = pb.ModelInferResponse(
+            model_name=NAME, model_version=self._version, id=request.id
+        )
+        raw = bool(request.raw_input_contents)
+        add_outputs(response, outputs, predictions, asked.columns, raw=raw)
+        return response
+
+    async def _predictions(self, asked: InferRequest, deadline: float | None) -> list[Prediction]:
+        """One a question. Raises a RequestError."""
+        its_own = None
+        if asked.timeout_s is not None:
+            its_own = asyncio.get_running_loop().time() + asked.timeout_s
+            deadline = its_own if deadline is None else min(deadline, its_own)
+        try:
+            # What ends at its own deadline is not cancelled by gRPC.
+            async with asyncio.timeout_at(its_own):
+                answered = await self._answerer.answer_batch(
+                    asked.contexts, asked.questions, asked.options, deadline
+                )
+        except TimeoutError as error:
+            raise DeadlineError("the request's timeout came before its answer") from error
+        predictions = []
+        for index, one in enumerate(answered):
+            if isinstance(one, RequestError):
+                raise _of_question(index, one) if len(answered) > 1 else one
+            predictions.append(one.prediction)
+        return predictions
+
+    def _check_model(self, name: str, version: str) -> None:
+        """Raises ModelNotFoundError."""
+        if name != NAME:
+            raise ModelNotFoundError(f"Request for unknown model: '{name}' is not found")
+        if version not in ("", self._version):
+            raise ModelNotFoundError(
+                f"Request for unknown model: '{name}' version '{version}' is not found"
+            )
+
+
+def _of_question(index: int, error: RequestError) -> RequestError:
+    return type(error)(f"question[{index}]: {error}", retry_delay_s=error.retry_delay_s)
