@@ -254,7 +254,7 @@ class Paragraphs:
         Never the question's own paragraph, nor one that has an answer's text.
         """
         article = self._articles[question.article]
-        scores: collections.Counter[int] = collections.Counter()
+        scores: dict[int, float] = collections.defaultdict(float)
         for word in sorted(_words(question.question)):
             holders = article.holders.get(word, ())
             for index in holders:
