@@ -52,6 +52,9 @@ class DeadlineError(RequestError):
     code = StatusCode.DEADLINE_EXCEEDED
 
 
+SHUTTING_DOWN = "the server is shutting down"
+
+
 class ShuttingDownError(RequestError):
     """The server finishes what it has and takes nothing new."""
 
@@ -62,3 +65,9 @@ class EngineFailedError(RequestError):
     """The engine failed on a batch; the server's log has the reason."""
 
     code = StatusCode.INTERNAL
+
+
+class ReloadError(RequestError):
+    """The bundle can't be taken into service; the one before it goes on."""
+
+    code = StatusCode.FAILED_PRECONDITION

@@ -48,6 +48,11 @@ class ServerSettings:
     metrics_address: str | None = setting(
         None, "HOST:PORT that serves Prometheus metrics at /metrics.  [default: nowhere]"
     )
+    admin_address: str | None = setting(
+        None,
+        "unix:/PATH, or HOST:PORT with a loopback host, where `electra-qa reload` is answered. "
+        "[default: nowhere]",
+    )
     drain_timeout_s: float = setting(
         30.0, "How long a server that is told to stop goes on with what it accepted.", minimum=0
     )
