@@ -28,7 +28,7 @@ class AdminService(pb_grpc.AdminServicer):
     def __init__(self, models: Models) -> None:
         self._models = models
 
-    async def Reload(  # type: ignore[override]  # noqa: N802
+    async def Reload(  # noqa: N802
         self, _: pb.ReloadRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ReloadResponse:
         try:

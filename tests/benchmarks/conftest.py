@@ -76,9 +76,6 @@ class GatedEngine:
         return decode(logits, logits, batch.bounds, 64)
 
     def close(self) -> None:
-        """Nothing to free."""
-
-    def close(self) -> None:
         pass
 
 
