@@ -79,8 +79,8 @@ def serve(
     )
     try:
         chosen = ServerSettings(**settings)
-        load = functools.partial(
-            _load,
+        loading = functools.partial(
+            load,
             bundle_path or default_bundle_path(),
             EngineSettings(
                 engine_name or device,
@@ -91,12 +91,13 @@ def serve(
                 version_compatible,
             ),
         )
-        asyncio.run(_serve(*load(), chosen, load, until_stdin_closes))
+        asyncio.run(_serve(*loading(), chosen, loading, until_stdin_closes))
     except (BundleError, EngineError, StartError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:
+def load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:
+    """Raises BundleError or EngineError."""
     # Where the path is a link, it may be changed at any time: one load, one folder.
     bundle = load_bundle(path.resolve())
     return bundle, load_engine(bundle, settings)

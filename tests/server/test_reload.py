@@ -23,6 +23,7 @@ from electra_qa.client import AsyncClient, Client, ElectraQAError, Result
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import AdminStub
+from electra_qa.server.cli import load
 from electra_qa.server.errors import ReloadError, StartError
 from electra_qa.server.lifecycle import running, started
 from electra_qa.server.settings import ServerSettings
@@ -315,6 +316,9 @@ async def test_metrics_go_on_and_name_the_model(
             await asyncio.gather(models.reload(), return_exceptions=True)
         await client.answer("who?", CONTEXT)
         pages.append(await asyncio.to_thread(scrape, address))
+        source.error = None
+        await models.reload()
+        assert (await asyncio.to_thread(scrape, address))["context_cache_bytes", ""] == 0
     assert [page["requests_total", "OK,Answer"] for page in pages] == [1, 2, 3]
     assert [page["context_cache_misses_total", ""] for page in pages] == [1, 2, 2]
     held = [page["context_cache_bytes", ""] for page in pages]
@@ -397,6 +401,14 @@ async def test_a_server_that_does_not_start_leaves_nothing_open(
     assert engine.closed
     left = {thread.name for thread in set(threading.enumerate()) - before}
     assert not {name for name in left if name.startswith(("engine", "tokenizer"))}
+
+
+def test_a_load_keeps_to_the_folder_that_the_link_had(bundle: Bundle, tmp_path: Path) -> None:
+    """Else the link could be changed between the check of the sums and the reading of the graph."""
+    link = tmp_path / "link"
+    link.symlink_to(bundle.path)
+    loaded, _ = load(link, EngineSettings("null"))
+    assert loaded.path == bundle.path.resolve()
 
 
 def test_sighup_and_the_command_reload_what_the_link_points_to(
