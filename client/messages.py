@@ -51,6 +51,8 @@ class Result:
     null_score, null_score_diff, null_probability: see `electra_qa.spans.Prediction`.
     windows: how many windows the context was cut into.
     queue_ms, engine_ms: what the question spent in the server's queue and in its engine.
+    model_version: which of the server's bundles gave the answer, see `Client.info`; "" from a
+        server that does not say.
     """
 
     answers: tuple[Answer, ...]
@@ -61,6 +63,7 @@ class Result:
     windows: int
     queue_ms: float
     engine_ms: float
+    model_version: str
 
     @property
     def text(self) -> str:
@@ -131,6 +134,7 @@ def result(response: pb.AnswerResponse) -> Result:
         windows=response.windows,
         queue_ms=response.timing.queue_ms,
         engine_ms=response.timing.engine_ms,
+        model_version=response.model_version,
     )
 
 

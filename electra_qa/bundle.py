@@ -146,6 +146,11 @@ class Bundle:
     sha256: str
 
     @property
+    def version(self) -> str:
+        """What answers say they come from: the first 12 digits of the sum."""
+        return self.sha256[:12]
+
+    @property
     def graph_path(self) -> Path:
         return self.path / graph_name(self.manifest.precision)
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": "electra_qa.client.cli:evaluate",
     "finetune": "electra_qa.build_engine.cli:finetune",
     "info": "electra_qa.client.cli:info",
+    "reload": "electra_qa.client.admin:reload",
     "score": "electra_qa.client.cli:score",
     "serve": "electra_qa.server.cli:serve",
 }
@@ -30,6 +31,7 @@ SUMMARIES = {
     "eval": "Measure EM and F1 on a SQuAD file, through a server.",
     "finetune": "Train a checkpoint on SQuAD files.",
     "info": "Show the bundle in force, the device and the versions.",
+    "reload": "Have a server load its bundle anew.",
     "score": "Score a predictions file, offline.",
     "serve": "Serve a bundle over gRPC.",
 }

@@ -206,6 +206,7 @@ class Answerer:
 
     def close(self) -> None:
         self._threads.shutdown()
+        self._contexts.clear()
 
 
 def _check_text(field: str, text: str, limit: int) -> None:

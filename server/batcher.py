@@ -23,7 +23,7 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -118,9 +118,17 @@ class Batcher:
     """Make one inside a running event loop, and `close` it there."""
 
     def __init__(
-        self, engine: Engine, *, pad_id: int, max_queue_tokens: int, metrics: Metrics
+        self,
+        engine: Engine,
+        *,
+        pad_id: int,
+        max_queue_tokens: int,
+        metrics: Metrics,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_failure: called, on the event loop, when the engine failed on a batch."""
         self._engine = engine
+        self._on_failure = on_failure
         self._pad_id = pad_id
         self._max_queue_tokens = max_queue_tokens
         self._metrics = metrics
@@ -143,11 +151,14 @@ class Batcher:
         self._running_tokens = 0
         self._dispatched_tokens = 0
         self._dispatch_is_due = False
-        metrics.queue_tokens.set_function(lambda: self._queued_tokens)
+        metrics.queues.append(self._waiting_tokens)
 
     @property
     def queued_tokens(self) -> int:
         """Tokens of the windows that wait for the engine."""
+        return self._queued_tokens
+
+    def _waiting_tokens(self) -> float:
         return self._queued_tokens
 
     def check_room(self) -> None:
@@ -349,6 +360,7 @@ class Batcher:
             )
             for entry in batch.entries:
                 _end(entry.question, EngineFailedError("the engine failed"))
+            self._on_failure()
             return
         for index, entry in enumerate(batch.entries):
             question = entry.question
@@ -366,6 +378,7 @@ class Batcher:
             self._work.put(None)
         for thread in self._threads:
             thread.join()
+        self._metrics.queues.remove(self._waiting_tokens)
 
 
 def _end(question: _Question, outcome: Outcome) -> None:

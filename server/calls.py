@@ -16,7 +16,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from .errors import InvalidRequestError, RequestError, ShuttingDownError
+from .errors import SHUTTING_DOWN, InvalidRequestError, RequestError, ShuttingDownError
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ Context = grpc.aio.ServicerContext[bytes, Message]
 Request = TypeVar("Request", bound=Message)
 
 END = object()
-SHUTTING_DOWN = "the server is shutting down"
 INTERNAL_ERROR = "internal error; the server's log has the reason"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from electra_qa.settings import settings_options
 
 from .errors import StartError
 from .lifecycle import serve_until
+from .models import Load
 from .settings import ServerSettings
 
 
@@ -71,15 +73,15 @@ def serve(
     log_level: str,
     **settings: Any,
 ) -> None:
-    """Serve a bundle over gRPC until SIGTERM or Ctrl-C."""
+    """Serve a bundle over gRPC until SIGTERM or Ctrl-C; SIGHUP loads it anew."""
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        bundle = load_bundle(bundle_path or default_bundle_path())
         chosen = ServerSettings(**settings)
-        engine = load_engine(
-            bundle,
+        loading = functools.partial(
+            load,
+            bundle_path or default_bundle_path(),
             EngineSettings(
                 engine_name or device,
                 threads,
@@ -89,18 +91,26 @@ def serve(
                 version_compatible,
             ),
         )
-        asyncio.run(_serve(bundle, engine, chosen, until_stdin_closes))
+        asyncio.run(_serve(*loading(), chosen, loading, until_stdin_closes))
     except (BundleError, EngineError, StartError) as error:
         raise click.ClickException(str(error)) from error
 
 
+def load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:
+    """Raises BundleError or EngineError."""
+    # Where the path is a link, it may be changed at any time: one load, one folder.
+    bundle = load_bundle(path.resolve())
+    return bundle, load_engine(bundle, settings)
+
+
 async def _serve(
-    bundle: Bundle, engine: Engine, settings: ServerSettings, until_stdin_closes: bool
+    bundle: Bundle, engine: Engine, settings: ServerSettings, load: Load, until_stdin_closes: bool
 ) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, hangup = asyncio.Event(), asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
     if until_stdin_closes:
         # The private server of a client: its end of the pipe closes even if it is killed.
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
@@ -110,15 +120,12 @@ async def _serve(
             "serving %s (%s, %s) on %s, %s",
             bundle.manifest.source,
             bundle.manifest.precision,
-            bundle.sha256[:12],
+            bundle.version,
             address,
             engine.device,
         )
 
-    try:
-        await serve_until(stop, bundle, engine, settings, ready)
-    finally:
-        engine.close()
+    await serve_until(stop, hangup, bundle, engine, settings, load, ready)
 
 
 def _stop_at_end_of_stdin(stop: asyncio.Event) -> None:

@@ -36,7 +36,13 @@ class ContextCache:
         tokenized = self._tokenizer.context(text)
         with self._lock:
             if tokenized.nbytes <= self._cache.maxsize:
+                before = self._cache.currsize
                 # The key is the very string that the value holds: its bytes count once.
                 self._cache[text] = tokenized
-            self._metrics.cache_bytes.set(self._cache.currsize)
+                self._metrics.cache_bytes.inc(self._cache.currsize - before)
         return tokenized
+
+    def clear(self) -> None:
+        with self._lock:
+            self._metrics.cache_bytes.dec(self._cache.currsize)
+            self._cache.clear()

@@ -52,6 +52,9 @@ class DeadlineError(RequestError):
     code = StatusCode.DEADLINE_EXCEEDED
 
 
+SHUTTING_DOWN = "the server is shutting down"
+
+
 class ShuttingDownError(RequestError):
     """The server finishes what it has and takes nothing new."""
 
@@ -68,3 +71,9 @@ class ModelNotFoundError(RequestError):
     """No model of this name and version is served here."""
 
     code = StatusCode.NOT_FOUND
+
+
+class ReloadError(RequestError):
+    """The bundle can't be taken into service; the one before it goes on."""
+
+    code = StatusCode.FAILED_PRECONDITION

@@ -16,15 +16,12 @@ import grpc
 from google.protobuf.message import Message
 
 from electra_qa import __version__
-from electra_qa.bundle import Bundle
 from electra_qa.rpc import open_inference_grpc_pb2 as pb
 from electra_qa.spans import Prediction
 
-from .answerer import Answerer
 from .calls import (
     END,
     INTERNAL_ERROR,
-    SHUTTING_DOWN,
     Calls,
     Context,
     abort,
@@ -32,10 +29,18 @@ from .calls import (
     parse,
     serialize,
 )
-from .errors import DeadlineError, ModelNotFoundError, RequestError, ShuttingDownError
+from .errors import (
+    SHUTTING_DOWN,
+    DeadlineError,
+    ModelNotFoundError,
+    RequestError,
+    ShuttingDownError,
+)
 from .health import Health
 from .inference_request import INPUTS, InferRequest, parse_request
 from .inference_response import OUTPUTS, add_outputs, requested_outputs
+from .model import Model
+from .models import Models
 from .settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -54,23 +59,12 @@ class InferenceProtocolService:
     limits, deadlines, draining and metrics are the same."""
 
     def __init__(
-        self,
-        answerer: Answerer,
-        bundle: Bundle,
-        settings: ServerSettings,
-        calls: Calls,
-        health: Health,
+        self, models: Models, settings: ServerSettings, calls: Calls, health: Health
     ) -> None:
-        self._answerer = answerer
-        self._bundle = bundle
+        self._models = models
         self._settings = settings
         self._calls = calls
         self._health = health
-
-    @property
-    def _version(self) -> str:
-        """Of the model: the first digits of the sum that stands for the bundle."""
-        return self._bundle.sha256[:12]
 
     def handler(self) -> grpc.GenericRpcHandler:
         unary: dict[str, Callable[[bytes, Context], Awaitable[Message]]] = {
@@ -103,7 +97,7 @@ class InferenceProtocolService:
     async def model_ready(self, raw: bytes, _: Context) -> pb.ModelReadyResponse:
         request = parse(pb.ModelReadyRequest, raw)
         try:
-            self._check_model(request.name, request.version)
+            _check_model(self._models.current, request.name, request.version)
         except ModelNotFoundError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._health.ready)
@@ -114,10 +108,11 @@ class InferenceProtocolService:
 
     async def model_metadata(self, raw: bytes, _: Context) -> pb.ModelMetadataResponse:
         request = parse(pb.ModelMetadataRequest, raw)
-        self._check_model(request.name, request.version)
+        model = self._models.current
+        _check_model(model, request.name, request.version)
         return pb.ModelMetadataResponse(
             name=NAME,
-            versions=[self._version],
+            versions=[model.version],
             platform=f"{NAME}_onnx",
             inputs=[spec.metadata() for spec in INPUTS],
             outputs=[spec.metadata() for spec in OUTPUTS.values()],
@@ -194,46 +189,51 @@ class InferenceProtocolService:
     ) -> pb.ModelInferResponse:
         """Answers in the form of the question, raw or typed. Raises a RequestError: that of the
         first question that can't be answered."""
-        self._check_model(request.model_name, request.model_version)
-        outputs = requested_outputs(request)
-        asked = parse_request(request, self._bundle.manifest, self._settings)
-        predictions = await self._predictions(asked, deadline)
+        with self._models.current as model:
+            _check_model(model, request.model_name, request.model_version)
+            outputs = requested_outputs(request)
+            asked = parse_request(request, model.bundle.manifest, self._settings)
+            predictions = await _predictions(model, asked, deadline)
         response = pb.ModelInferResponse(
-            model_name=NAME, model_version=self._version, id=request.id
+            model_name=NAME, model_version=model.version, id=request.id
         )
         raw = bool(request.raw_input_contents)
         add_outputs(response, outputs, predictions, asked.columns, raw=raw)
         return response
 
-    async def _predictions(self, asked: InferRequest, deadline: float | None) -> list[Prediction]:
-        """One a question. Raises a RequestError."""
-        its_own = None
-        if asked.timeout_s is not None:
-            its_own = asyncio.get_running_loop().time() + asked.timeout_s
-            deadline = its_own if deadline is None else min(deadline, its_own)
-        try:
-            # What ends at its own deadline is not cancelled by gRPC.
-            async with asyncio.timeout_at(its_own):
-                answered = await self._answerer.answer_batch(
-                    asked.contexts, asked.questions, asked.options, deadline
-                )
-        except TimeoutError as error:
-            raise DeadlineError("the request's timeout came before its answer") from error
-        predictions = []
-        for index, one in enumerate(answered):
-            if isinstance(one, RequestError):
-                raise _of_question(index, one) if len(answered) > 1 else one
-            predictions.append(one.prediction)
-        return predictions
 
-    def _check_model(self, name: str, version: str) -> None:
-        """Raises ModelNotFoundError."""
-        if name != NAME:
-            raise ModelNotFoundError(f"Request for unknown model: '{name}' is not found")
-        if version not in ("", self._version):
-            raise ModelNotFoundError(
-                f"Request for unknown model: '{name}' version '{version}' is not found"
+async def _predictions(
+    model: Model, asked: InferRequest, deadline: float | None
+) -> list[Prediction]:
+    """One a question. Raises a RequestError."""
+    its_own = None
+    if asked.timeout_s is not None:
+        its_own = asyncio.get_running_loop().time() + asked.timeout_s
+        deadline = its_own if deadline is None else min(deadline, its_own)
+    try:
+        # What ends at its own deadline is not cancelled by gRPC.
+        async with asyncio.timeout_at(its_own):
+            answered = await model.answerer.answer_batch(
+                asked.contexts, asked.questions, asked.options, deadline
             )
+    except TimeoutError as error:
+        raise DeadlineError("the request's timeout came before its answer") from error
+    predictions = []
+    for index, one in enumerate(answered):
+        if isinstance(one, RequestError):
+            raise _of_question(index, one) if len(answered) > 1 else one
+        predictions.append(one.prediction)
+    return predictions
+
+
+def _check_model(model: Model, name: str, version: str) -> None:
+    """Raises ModelNotFoundError."""
+    if name != NAME:
+        raise ModelNotFoundError(f"Request for unknown model: '{name}' is not found")
+    if version not in ("", model.version):
+        raise ModelNotFoundError(
+            f"Request for unknown model: '{name}' version '{version}' is not found"
+        )
 
 
 def _of_question(index: int, error: RequestError) -> RequestError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
 import grpc
 from grpc_health.v1 import health
@@ -13,20 +13,21 @@ from grpc_reflection.v1alpha import reflection
 
 from electra_qa.bundle import Bundle
 from electra_qa.engines import Engine
-from electra_qa.tokenization import Tokenizer
 
-from .answerer import Answerer
-from .batcher import Batcher
+from .admin import administered
 from .calls import Calls
 from .errors import StartError
 from .health import Health
 from .inference_protocol import SERVICE as INFERENCE_SERVICE
 from .inference_protocol import InferenceProtocolService
 from .keep_alive import keep_alive_options
+from .listen import listen
 from .metrics import Metrics, exposed
+from .model import Parts
+from .models import Load, Models, read_tokenizer, warm_up_lengths
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
-from .warm_up import parse_lengths, warm_up
+from .warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -41,83 +42,108 @@ MAX_PENDING_REQUESTS = 100_000
 
 
 @asynccontextmanager
-async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> AsyncIterator[str]:
+async def running(
+    bundle: Bundle, engine: Engine, settings: ServerSettings, load: Load | None = None
+) -> AsyncIterator[str]:
     """A server that is up and healthy inside the block; gives its address, with the real port.
 
+    load: what a reload serves from then on, see `Models`.
+
     Leaving the block drains it: health says NOT_SERVING, new calls are refused with UNAVAILABLE,
-    accepted ones are finished, for at most `drain_timeout_s`. Raises StartError.
+    accepted ones are finished, for at most `drain_timeout_s`. Closes the engine. Raises StartError.
     """
-    try:
-        warm_up_lengths = parse_lengths(settings.warm_up_lengths, bundle.manifest.max_seq_length)
-    except ValueError as error:
-        raise StartError(str(error)) from error
+    async with started(bundle, engine, settings, load) as (address, _):
+        yield address
+
+
+@asynccontextmanager
+async def started(
+    bundle: Bundle, engine: Engine, settings: ServerSettings, load: Load | None = None
+) -> AsyncIterator[tuple[str, Models]]:
+    """`running`, with the models that it serves. What was opened is closed, however it ends."""
     metrics = Metrics()
-    tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
-    batcher = Batcher(
-        engine,
-        pad_id=tokenizer.pad_id,
-        max_queue_tokens=settings.max_queue_tokens,
-        metrics=metrics,
-    )
-    answerer = Answerer(tokenizer, batcher, settings, metrics)
     calls = Calls(metrics)
-    service = QuestionAnsweringService(answerer, bundle, settings, engine.device, calls)
     readiness = Health(SERVICES)
-    inference = InferenceProtocolService(answerer, bundle, settings, calls, readiness)
-    server = grpc.aio.server(
-        options=[
-            # Without this a second server on the port is no error, and half of the calls go there.
-            ("grpc.so_reuseport", 0),
-            # Over its own limits (1,000 and 3,000) gRPC cancels calls before they are looked at.
-            # Here the queue refuses them, with a status that says why and when to try again.
-            ("grpc.server.max_pending_requests", MAX_PENDING_REQUESTS),
-            ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
-            ("grpc.max_receive_message_length", settings.max_message_bytes),
-            ("grpc.max_send_message_length", settings.max_message_bytes),
-            *keep_alive_options(settings),
-        ],
-        compression=COMPRESSION[settings.compression],
-    )
-    server.add_generic_rpc_handlers((service.handler(), inference.handler()))
-    await readiness.add_to(server)
-    reflection.enable_server_reflection(
-        (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
-    with exposed(metrics, settings.metrics_address):
-        address = _listen(server, settings.address)
+    is_warm = False
+
+    async def tell_health() -> None:
+        await readiness.set_ready(is_warm and models.current.works)
+
+    async with AsyncExitStack() as stack:
+        with ExitStack() as at_failure:
+            at_failure.callback(engine.close)
+            try:
+                lengths = warm_up_lengths(settings, bundle)
+            except ValueError as error:
+                raise StartError(str(error)) from error
+            tokenizer = read_tokenizer(bundle)
+            models = Models(Parts(bundle, engine, tokenizer), load, settings, metrics, tell_health)
+            at_failure.pop_all()  # from here on the models close it
+        stack.push_async_callback(models.close)
+        service = QuestionAnsweringService(models, settings, calls)
+        inference = InferenceProtocolService(models, settings, calls, readiness)
+        server = grpc.aio.server(
+            options=[
+                # Without this a second server on the port is no error, and half of the calls go
+                # there.
+                ("grpc.so_reuseport", 0),
+                # Over its own limits (1,000 and 3,000) gRPC cancels calls before they are looked
+                # at. Here the queue refuses them, with a status that says why and when to try
+                # again.
+                ("grpc.server.max_pending_requests", MAX_PENDING_REQUESTS),
+                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                *keep_alive_options(settings),
+            ],
+            compression=COMPRESSION[settings.compression],
+        )
+        server.add_generic_rpc_handlers((service.handler(), inference.handler()))
+        await readiness.add_to(server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        stack.enter_context(exposed(metrics, settings.metrics_address))
+        await stack.enter_async_context(administered(models, settings.admin_address))
+        address = listen(server, settings.address)
         await server.start()
-        try:
-            await asyncio.to_thread(warm_up, engine, tokenizer, warm_up_lengths)
-            await readiness.set_ready()
-            yield address
-        finally:
-            await readiness.drain()
-            if not await calls.drain(settings.drain_timeout_s):
-                log.warning(
-                    "calls were still open after %g s (drain_timeout_s)", settings.drain_timeout_s
-                )
-            await server.stop(LAST_GRACE_S)
-            answerer.close()
-            batcher.close()
+        stack.push_async_callback(_drain, server, calls, readiness, settings.drain_timeout_s)
+        await asyncio.to_thread(warm_up, engine, tokenizer, lengths)
+        is_warm = True
+        await tell_health()
+        yield address, models
 
 
 async def serve_until(
     stop: asyncio.Event,
+    hangup: asyncio.Event,
     bundle: Bundle,
     engine: Engine,
     settings: ServerSettings,
+    load: Load,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serve until `stop` is set, then drain. Raises StartError."""
-    async with running(bundle, engine, settings) as address:
+    """Serve until `stop` is set, then drain; reload when `hangup` is. Raises StartError."""
+    async with started(bundle, engine, settings, load) as (address, models):
         on_ready(address)
+        reloading = asyncio.create_task(_reload_at(hangup, models))
         await stop.wait()
         log.info("stopping: finishing what was accepted")
+        reloading.cancel()
 
 
-def _listen(server: grpc.aio.Server, address: str) -> str:
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StartError(f"can't listen on {address}: in use, or not an address here") from error
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+async def _reload_at(hangup: asyncio.Event, models: Models) -> None:
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        with suppress(Exception):  # the log has it
+            await asyncio.shield(models.reload())
+
+
+async def _drain(
+    server: grpc.aio.Server, calls: Calls, readiness: Health, timeout_s: float
+) -> None:
+    await readiness.drain()
+    if not await calls.drain(timeout_s):
+        log.warning("calls were still open after %g s (drain_timeout_s)", timeout_s)
+    await server.stop(LAST_GRACE_S)

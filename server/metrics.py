@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    start_http_server,
+)
+
+from electra_qa.bundle import Bundle
 
 from .errors import StartError
 
 Metric = TypeVar("Metric", Counter, Histogram)
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+RELOADED, RELOAD_FAILED = "ok", "failed"
 WINDOWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -34,6 +44,9 @@ class Metrics:
             "queue_seconds", "From when a question is queued until its first window is taken."
         )
         self.queue_tokens = self._gauge("queue_tokens", "Tokens that wait for the engine.")
+        # During a reload there are two queues.
+        self.queues: list[Callable[[], float]] = []
+        self.queue_tokens.set_function(lambda: sum(queue() for queue in tuple(self.queues)))
         self.windows = self._counter("windows", "Windows that the engine computed.")
         self.batches = self._counter("batches", "Batches, by what they are padded to.", "length")
         self.batch_windows = Histogram(
@@ -49,6 +62,13 @@ class Metrics:
         self.cache_hits = self._counter("context_cache_hits", "Contexts found tokenized.")
         self.cache_misses = self._counter("context_cache_misses", "Contexts tokenized anew.")
         self.cache_bytes = self._gauge("context_cache_bytes", "Held by tokenized contexts.")
+        self.reloads = self._counter("reloads", "Reloads of the bundle that ended.", "status")
+        for status in (RELOADED, RELOAD_FAILED):  # so that a rate over them sees the first
+            self.reloads.labels(status)
+        self._model = Info("electra_qa_model", "The bundle in force.", registry=self.registry)
+
+    def model_changed(self, bundle: Bundle) -> None:
+        self._model.info({"version": bundle.version, "precision": bundle.manifest.precision})
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
         self._child(self.requests, method, code).inc()

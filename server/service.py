@@ -12,15 +12,13 @@ import grpc
 from google.protobuf.message import Message
 
 from electra_qa import __version__
-from electra_qa.bundle import Bundle
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Rules
 
-from .answerer import Answered, Answerer
+from .answerer import Answered
 from .calls import (
     END,
     INTERNAL_ERROR,
-    SHUTTING_DOWN,
     Calls,
     Context,
     abort,
@@ -29,8 +27,10 @@ from .calls import (
     parse,
     serialize,
 )
-from .errors import InvalidRequestError, RequestError, ShuttingDownError
-from .options import QuestionOptions, max_top_k, parse_options
+from .errors import SHUTTING_DOWN, InvalidRequestError, RequestError, ShuttingDownError
+from .model import Model
+from .models import Models
+from .options import QuestionOptions, max_top_k
 from .settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -42,20 +42,10 @@ class QuestionAnsweringService:
     """Requests come as bytes and are parsed here, so that a message that can't be parsed has a
     status of its own instead of gRPC's own way of failing."""
 
-    def __init__(
-        self,
-        answerer: Answerer,
-        bundle: Bundle,
-        settings: ServerSettings,
-        device: str,
-        calls: Calls,
-    ) -> None:
-        self._answerer = answerer
-        self._bundle = bundle
+    def __init__(self, models: Models, settings: ServerSettings, calls: Calls) -> None:
+        self._models = models
         self._settings = settings
-        self._device = device
         self._calls = calls
-        self._default_options = parse_options(pb.Options(), bundle.manifest)
 
     def handler(self) -> grpc.GenericRpcHandler:
         unary: dict[str, Callable[[bytes, Context], Awaitable[Message]]] = {
@@ -87,13 +77,14 @@ class QuestionAnsweringService:
                     f"questions must be 1 to {limit} (max_batch_questions), "
                     f"got {len(request.questions)}"
                 )
-            answered = await self._answerer.answer_batch(
-                list(request.contexts),
-                [(question.question, question.context_index) for question in request.questions],
-                self._options(request),
-                deadline(context),
-            )
-            return pb.AnswerBatchResponse(results=[_result(one) for one in answered])
+            with self._models.current as model:
+                answered = await model.answerer.answer_batch(
+                    list(request.contexts),
+                    [(question.question, question.context_index) for question in request.questions],
+                    _options(request, model),
+                    deadline(context),
+                )
+            return pb.AnswerBatchResponse(results=[_result(one, model) for one in answered])
 
     async def answer_stream(
         self, raws: AsyncIterator[bytes], context: Context
@@ -145,17 +136,19 @@ class QuestionAnsweringService:
 
     async def get_info(self, raw: bytes, _: Context) -> pb.GetInfoResponse:
         parse(pb.GetInfoRequest, raw)
-        manifest, settings = self._bundle.manifest, self._settings
+        model, settings = self._models.current, self._settings
+        manifest = model.bundle.manifest
         return pb.GetInfoResponse(
             bundle=pb.BundleInfo(
                 source=manifest.source,
                 precision=manifest.precision,
-                sha256=self._bundle.sha256,
+                sha256=model.bundle.sha256,
                 max_seq_length=manifest.max_seq_length,
                 doc_stride=manifest.doc_stride,
                 max_query_length=manifest.max_query_length,
                 max_answer_length=manifest.max_answer_length,
                 null_score_diff_threshold=manifest.null_score_diff_threshold,
+                model_version=model.version,
             ),
             limits=pb.Limits(
                 max_context_length=settings.max_context_length,
@@ -169,18 +162,15 @@ class QuestionAnsweringService:
                 max_windows=settings.max_windows,
             ),
             version=__version__,
-            device=self._device,
+            device=model.device,
         )
 
     async def _answer(self, request: pb.AnswerRequest, deadline: float | None) -> pb.AnswerResponse:
-        options = self._options(request)
-        answered = await self._answerer.answer(request.question, request.context, options, deadline)
-        return _response(answered)
-
-    def _options(self, request: pb.AnswerRequest | pb.AnswerBatchRequest) -> QuestionOptions:
-        if not request.HasField("options"):
-            return self._default_options
-        return parse_options(request.options, self._bundle.manifest)
+        with self._models.current as model:
+            answered = await model.answerer.answer(
+                request.question, request.context, _options(request, model), deadline
+            )
+        return _response(answered, model)
 
     async def _stream_response(self, raw: bytes, deadline: float | None) -> pb.AnswerStreamResponse:
         id_ = ""
@@ -196,10 +186,14 @@ class QuestionAnsweringService:
             return pb.AnswerStreamResponse(id=id_, result=_failure(RequestError(INTERNAL_ERROR)))
 
 
-def _result(answered: Answered | RequestError) -> pb.Result:
+def _options(request: pb.AnswerRequest | pb.AnswerBatchRequest, model: Model) -> QuestionOptions:
+    return model.options(request.options if request.HasField("options") else None)
+
+
+def _result(answered: Answered | RequestError, model: Model) -> pb.Result:
     if isinstance(answered, RequestError):
         return _failure(answered)
-    return pb.Result(response=_response(answered))
+    return pb.Result(response=_response(answered, model))
 
 
 def _failure(error: RequestError) -> pb.Result:
@@ -213,7 +207,7 @@ def _failure(error: RequestError) -> pb.Result:
     )
 
 
-def _response(answered: Answered) -> pb.AnswerResponse:
+def _response(answered: Answered, model: Model) -> pb.AnswerResponse:
     prediction = answered.prediction
     return pb.AnswerResponse(
         answers=[
@@ -233,4 +227,5 @@ def _response(answered: Answered) -> pb.AnswerResponse:
         null_probability=prediction.null_probability,
         windows=answered.windows,
         timing=pb.Timing(queue_ms=answered.queue_s * 1e3, engine_ms=answered.engine_s * 1e3),
+        model_version=model.version,
     )

@@ -71,6 +71,11 @@ class ServerSettings:
         "gzip: answers are compressed for clients that accept it. Compressed requests are always "
         "understood.",
     )
+    admin_address: str | None = setting(
+        None,
+        "unix:/PATH, or HOST:PORT with a loopback host, where `electra-qa reload` is answered. "
+        "[default: nowhere]",
+    )
     drain_timeout_s: float = setting(
         30.0, "How long a server that is told to stop goes on with what it accepted.", minimum=0
     )

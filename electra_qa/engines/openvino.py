@@ -79,7 +79,9 @@ class OpenVINOEngine:
             self._requests.put(request)
 
     def close(self) -> None:
-        """Nothing: OpenVINO frees a compiled graph with its last reference."""
+        """OpenVINO frees a compiled graph with its last reference."""
+        while not self._requests.empty():
+            self._requests.get()
 
 
 def _reason(error: Exception) -> str:

@@ -210,6 +210,7 @@ class AnswerResponse(google.protobuf.message.Message):
     NULL_PROBABILITY_FIELD_NUMBER: builtins.int
     WINDOWS_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
     is_impossible: builtins.bool
     """The context holds no answer: null_score_diff > null_score_diff_threshold."""
     null_score: builtins.float
@@ -220,6 +221,8 @@ class AnswerResponse(google.protobuf.message.Message):
     """The smallest P(start = [CLS]) × P(end = [CLS]) among the windows."""
     windows: builtins.int
     """How many windows the context was cut into."""
+    model_version: builtins.str
+    """Which bundle gave the answer: BundleInfo.model_version."""
     @property
     def answers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Answer]:
         """The best spans, best first, also where is_impossible says that none of them is the answer."""
@@ -236,9 +239,10 @@ class AnswerResponse(google.protobuf.message.Message):
         null_probability: builtins.float = ...,
         windows: builtins.int = ...,
         timing: Global___Timing | None = ...,
+        model_version: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timing", b"timing"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["answers", b"answers", "is_impossible", b"is_impossible", "null_probability", b"null_probability", "null_score", b"null_score", "null_score_diff", b"null_score_diff", "timing", b"timing", "windows", b"windows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers", b"answers", "is_impossible", b"is_impossible", "model_version", b"model_version", "null_probability", b"null_probability", "null_score", b"null_score", "null_score_diff", b"null_score_diff", "timing", b"timing", "windows", b"windows"]) -> None: ...
 
 Global___AnswerResponse: typing_extensions.TypeAlias = AnswerResponse
 
@@ -448,6 +452,7 @@ class BundleInfo(google.protobuf.message.Message):
     MAX_QUERY_LENGTH_FIELD_NUMBER: builtins.int
     MAX_ANSWER_LENGTH_FIELD_NUMBER: builtins.int
     NULL_SCORE_DIFF_THRESHOLD_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
     source: builtins.str
     precision: builtins.str
     sha256: builtins.str
@@ -458,6 +463,8 @@ class BundleInfo(google.protobuf.message.Message):
     max_query_length: builtins.int
     max_answer_length: builtins.int
     null_score_diff_threshold: builtins.float
+    model_version: builtins.str
+    """The first 12 digits of sha256."""
     def __init__(
         self,
         *,
@@ -469,8 +476,9 @@ class BundleInfo(google.protobuf.message.Message):
         max_query_length: builtins.int = ...,
         max_answer_length: builtins.int = ...,
         null_score_diff_threshold: builtins.float = ...,
+        model_version: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["doc_stride", b"doc_stride", "max_answer_length", b"max_answer_length", "max_query_length", b"max_query_length", "max_seq_length", b"max_seq_length", "null_score_diff_threshold", b"null_score_diff_threshold", "precision", b"precision", "sha256", b"sha256", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["doc_stride", b"doc_stride", "max_answer_length", b"max_answer_length", "max_query_length", b"max_query_length", "max_seq_length", b"max_seq_length", "model_version", b"model_version", "null_score_diff_threshold", b"null_score_diff_threshold", "precision", b"precision", "sha256", b"sha256", "source", b"source"]) -> None: ...
 
 Global___BundleInfo: typing_extensions.TypeAlias = BundleInfo
 
@@ -524,3 +532,31 @@ class Limits(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["max_answer_length", b"max_answer_length", "max_batch_questions", b"max_batch_questions", "max_context_length", b"max_context_length", "max_message_bytes", b"max_message_bytes", "max_question_length", b"max_question_length", "max_queue_tokens", b"max_queue_tokens", "max_seq_length", b"max_seq_length", "max_top_k", b"max_top_k", "max_windows", b"max_windows"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
+
+@typing.final
+class ReloadRequest(google.protobuf.message.Message):
+    """No path: what is loaded is up to whoever started the server."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ReloadRequest: typing_extensions.TypeAlias = ReloadRequest
+
+@typing.final
+class ReloadResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Of the bundle that is in force now."""
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_version", b"model_version"]) -> None: ...
+
+Global___ReloadResponse: typing_extensions.TypeAlias = ReloadResponse

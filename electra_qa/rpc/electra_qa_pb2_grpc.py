@@ -229,3 +229,81 @@ class QuestionAnswering(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class AdminStub(object):
+    """For the operator, on an address of its own (`--admin-address`), which is one of this machine.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Reload = channel.unary_unary(
+                '/electra_qa.v1.Admin/Reload',
+                request_serializer=electra__qa_dot_rpc_dot_electra__qa__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=electra__qa_dot_rpc_dot_electra__qa__pb2.ReloadResponse.FromString,
+                _registered_method=True)
+
+
+class AdminServicer(object):
+    """For the operator, on an address of its own (`--admin-address`), which is one of this machine.
+    """
+
+    def Reload(self, request, context):
+        """Load the folder of the bundle anew, and serve from it. Returns when the bundle before it has
+        answered its last call and is gone. FAILED_PRECONDITION where it can't be loaded: the server
+        goes on with the one that it has. Whoever asks while one is under way gets the next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AdminServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=electra__qa_dot_rpc_dot_electra__qa__pb2.ReloadRequest.FromString,
+                    response_serializer=electra__qa_dot_rpc_dot_electra__qa__pb2.ReloadResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'electra_qa.v1.Admin', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('electra_qa.v1.Admin', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Admin(object):
+    """For the operator, on an address of its own (`--admin-address`), which is one of this machine.
+    """
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/electra_qa.v1.Admin/Reload',
+            electra__qa_dot_rpc_dot_electra__qa__pb2.ReloadRequest.SerializeToString,
+            electra__qa_dot_rpc_dot_electra__qa__pb2.ReloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -207,3 +207,67 @@ class QuestionAnsweringServicer(metaclass=abc.ABCMeta):
         """The model that answers, its defaults, and the limits of this server."""
 
 def add_QuestionAnsweringServicer_to_server(servicer: QuestionAnsweringServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
+
+_AdminReloadType = typing_extensions.TypeVar(
+    '_AdminReloadType',
+    grpc.UnaryUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.ReloadRequest,
+        electra_qa.rpc.electra_qa_pb2.ReloadResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.ReloadRequest,
+        electra_qa.rpc.electra_qa_pb2.ReloadResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.ReloadRequest,
+        electra_qa.rpc.electra_qa_pb2.ReloadResponse,
+    ],
+)
+
+class AdminStub(typing.Generic[_AdminReloadType]):
+    """For the operator, on an address of its own (`--admin-address`), which is one of this machine."""
+
+    @typing.overload
+    def __init__(self: AdminStub[
+        grpc.UnaryUnaryMultiCallable[
+            electra_qa.rpc.electra_qa_pb2.ReloadRequest,
+            electra_qa.rpc.electra_qa_pb2.ReloadResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: AdminStub[
+        grpc.aio.UnaryUnaryMultiCallable[
+            electra_qa.rpc.electra_qa_pb2.ReloadRequest,
+            electra_qa.rpc.electra_qa_pb2.ReloadResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    Reload: _AdminReloadType
+    """Load the folder of the bundle anew, and serve from it. Returns when the bundle before it has
+    answered its last call and is gone. FAILED_PRECONDITION where it can't be loaded: the server
+    goes on with the one that it has. Whoever asks while one is under way gets the next.
+    """
+
+AdminAsyncStub: typing_extensions.TypeAlias = AdminStub[
+    grpc.aio.UnaryUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.ReloadRequest,
+        electra_qa.rpc.electra_qa_pb2.ReloadResponse,
+    ],
+]
+
+class AdminServicer(metaclass=abc.ABCMeta):
+    """For the operator, on an address of its own (`--admin-address`), which is one of this machine."""
+
+    @abc.abstractmethod
+    def Reload(
+        self,
+        request: electra_qa.rpc.electra_qa_pb2.ReloadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[electra_qa.rpc.electra_qa_pb2.ReloadResponse, collections.abc.Awaitable[electra_qa.rpc.electra_qa_pb2.ReloadResponse]]:
+        """Load the folder of the bundle anew, and serve from it. Returns when the bundle before it has
+        answered its last call and is gone. FAILED_PRECONDITION where it can't be loaded: the server
+        goes on with the one that it has. Whoever asks while one is under way gets the next.
+        """
+
+def add_AdminServicer_to_server(servicer: AdminServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

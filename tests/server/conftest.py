@@ -36,6 +36,7 @@ class GatedEngine:
     batches: list[WindowBatch] = field(default_factory=list)
     turns: threading.Semaphore | None = None
     failing_lengths: set[int] = field(default_factory=set)
+    closed: bool = False
 
     async def taken(self) -> None:
         """Return once a batch has come to the gate."""
@@ -43,6 +44,7 @@ class GatedEngine:
             await asyncio.sleep(0.01)
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
+        assert not self.closed, "a batch came after the engine was closed"
         self.batches.append(batch)
         assert self.open.wait(30), "the test never opened the gate"
         if self.turns is not None:
@@ -51,6 +53,9 @@ class GatedEngine:
             raise EngineError("/secret/path went wrong")
         logits = batch.input_ids.astype(np.float32) / 30522
         return decode(logits, logits, batch.bounds, 64)
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture

@@ -65,4 +65,6 @@ class OnnxRuntimeEngine:
             self._sessions.put(session)
 
     def close(self) -> None:
-        """Nothing: ONNX Runtime frees a session with its last reference."""
+        """ONNX Runtime frees a session with its last reference."""
+        while not self._sessions.empty():
+            self._sessions.get()
