@@ -19,9 +19,11 @@ from .answerer import Answerer
 from .batcher import Batcher
 from .errors import StartError
 from .metrics import Metrics, exposed
+from .security import Security, make_security
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
 from .warm_up import parse_lengths, warm_up
+from .watched import watch
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 LAST_GRACE_S = 1.0
 
 MAX_PENDING_REQUESTS = 100_000
+
+# A connection that never says what it wants takes up the place of another. gRPC waits 2 minutes.
+HANDSHAKE_TIMEOUT_MS = 20_000
 
 
 @asynccontextmanager
@@ -53,7 +58,9 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
     answerer = Answerer(tokenizer, batcher, settings, metrics)
     service = QuestionAnsweringService(answerer, bundle, settings, engine.device, metrics)
     health = health_aio.HealthServicer()
+    security = make_security(settings, metrics)
     server = grpc.aio.server(
+        interceptors=security.interceptors,
         options=[
             # Without this a second server on the port is no error, and half of the calls go there.
             ("grpc.so_reuseport", 0),
@@ -63,14 +70,18 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
-        ]
+            ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+            ("grpc.max_allowed_incoming_connections", settings.max_connections),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        ],
     )
     server.add_generic_rpc_handlers((service.handler(),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await _set_health(health, health_pb2.HealthCheckResponse.NOT_SERVING)
     with exposed(metrics, settings.metrics_address):
-        address = _listen(server, settings.address)
+        address = _listen(server, security, settings.address)
         await server.start()
+        watching = asyncio.create_task(watch(security.files))
         try:
             await asyncio.to_thread(warm_up, engine, tokenizer, warm_up_lengths)
             await _set_health(health, health_pb2.HealthCheckResponse.SERVING)
@@ -82,6 +93,7 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
                     "calls were still open after %g s (drain_timeout_s)", settings.drain_timeout_s
                 )
             await server.stop(LAST_GRACE_S)
+            watching.cancel()
             answerer.close()
             batcher.close()
 
@@ -100,9 +112,9 @@ async def serve_until(
         log.info("stopping: finishing what was accepted")
 
 
-def _listen(server: grpc.aio.Server, address: str) -> str:
+def _listen(server: grpc.aio.Server, security: Security, address: str) -> str:
     try:
-        port = server.add_insecure_port(address)
+        port = security.add_port(server, address)
     except RuntimeError as error:
         raise StartError(f"can't listen on {address}: in use, or not an address here") from error
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
