@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -18,7 +18,8 @@ HEALTH = f"/{health_pb2.DESCRIPTOR.services_by_name['Health'].full_name}/"
 # The same whatever is wrong.
 REFUSAL = "a valid bearer token is needed"
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]  # generic in its stubs only
 
 
 class Authentication(grpc.aio.ServerInterceptor):
