@@ -7,6 +7,9 @@ from pathlib import Path
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY = b"PRIVATE KEY-----"
+# The algorithm of such a key, in base64 (RFC 8410, section 10.3). gRPC takes it, and no handshake
+# succeeds.
+_EDWARDS = b"wBQYDK2V"
 
 
 class CertificateError(ValueError):
@@ -33,6 +36,8 @@ def check_pair(cert: Path | str, key: Path | str) -> tuple[bytes, bytes]:
         raise CertificateError(f"{key} holds no PEM private key")
     if b"ENCRYPTED" in before[1]:
         raise CertificateError(f"{key} is encrypted, which gRPC can't read: store it decrypted")
+    if _EDWARDS in before[1]:
+        raise CertificateError(f"{key} is an Ed25519 or Ed448 key, which gRPC can't use")
     try:
         # Without a password OpenSSL would ask for one at the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")

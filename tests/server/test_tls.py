@@ -208,6 +208,12 @@ async def test_files_that_can_not_be_used_are_named_before_the_server_starts(
     broken.write_text(cert.read_text()[:200] + "\n-----END CERTIFICATE-----\n")
     encrypted = tmp_path / "encrypted"
     encrypted.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    edwards = tmp_path / "edwards"
+    edwards.write_text(
+        "-----BEGIN PRIVATE KEY-----\n"
+        "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n"
+        "-----END PRIVATE KEY-----\n"
+    )
     missing = tmp_path / "missing"
     for settings, message in (
         ({"tls_cert": missing}, f"{missing} can't be read: No such file"),
@@ -218,6 +224,7 @@ async def test_files_that_can_not_be_used_are_named_before_the_server_starts(
         ({"tls_key": cert}, f"{cert} holds no PEM private key"),
         ({"tls_key": other_key}, f"{other_key} is not the private key of {cert}"),
         ({"tls_key": encrypted}, f"{encrypted} is encrypted"),
+        ({"tls_key": edwards}, f"{edwards} is an Ed25519 or Ed448 key"),
         ({"tls_client_ca": missing}, f"{missing} can't be read: No such file"),
         ({"tls_client_ca": key}, f"{key} holds no PEM certificate"),
         ({"tls_client_ca": broken}, f"{broken} can't be used: "),
