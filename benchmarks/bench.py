@@ -13,6 +13,8 @@ import grpc
 import numpy as np
 from rich.progress import Progress
 
+from electra_qa.credentials import Metadata
+
 from .calls import Calls, open_calls
 from .load import OK, Recording, Send, closed_loop, open_loop, poisson
 from .measurement import Measurement, measure
@@ -45,6 +47,7 @@ class Settings:
     duration_s, warm_up_s: how long requests are sent, and how long before without counting.
     slo_ms: the latency that an answer must not pass.
     metrics_url: of the server's Prometheus endpoint.
+    metadata: sent with every call.
     """
 
     mode: Mode
@@ -56,6 +59,7 @@ class Settings:
     slo_ms: float
     seed: int
     metrics_url: str | None
+    metadata: Metadata | None = None
 
 
 class Bench:
@@ -195,7 +199,9 @@ class Bench:
                 )
                 await asyncio.sleep(_REFRESH_S)
 
-        async with open_calls(settings.mode, self._channel, requests, settings.deadline_s) as calls:
+        async with open_calls(
+            settings.mode, self._channel, requests, settings.deadline_s, settings.metadata
+        ) as calls:
             showing = asyncio.create_task(show(calls))
             try:
                 yield calls

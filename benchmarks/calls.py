@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from electra_qa.credentials import Metadata
 from electra_qa.rpc import electra_qa_pb2 as pb
 
 from .load import OK
@@ -35,13 +36,18 @@ class UnaryCalls:
     METHOD = "Answer"
 
     def __init__(
-        self, channel: grpc.aio.Channel, requests: Sequence[bytes], deadline_s: float
+        self,
+        channel: grpc.aio.Channel,
+        requests: Sequence[bytes],
+        deadline_s: float,
+        metadata: Metadata | None = None,
     ) -> None:
         self.finished = 0
         self.windows = 0
         self.failures: dict[int, list[str]] = {}
         self._requests = requests
         self._deadline_s = deadline_s
+        self._metadata = metadata
         # Bytes in, bytes out: what can be done before the first request is sent was done there.
         self._method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             f"/{SERVICE}/{self.METHOD}"
@@ -51,7 +57,9 @@ class UnaryCalls:
         """A `load.Send`."""
         message = self._requests[request % len(self._requests)]
         try:
-            response = await self._method(message, timeout=self._deadline_s)
+            response = await self._method(
+                message, timeout=self._deadline_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             return error.code().name
         finally:
@@ -88,7 +96,11 @@ class StreamCalls:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, requests: Sequence[bytes], deadline_s: float
+        self,
+        channel: grpc.aio.Channel,
+        requests: Sequence[bytes],
+        deadline_s: float,
+        metadata: Metadata | None = None,
     ) -> None:
         self.finished = 0
         self.windows = 0
@@ -101,7 +113,7 @@ class StreamCalls:
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
             f"/{SERVICE}/AnswerStream"
         )
-        self._call = method(self._messages())
+        self._call = method(self._messages(), metadata=metadata)
 
     async def send(self, request: int) -> str:
         """A `load.Send`."""
@@ -153,18 +165,23 @@ Calls = UnaryCalls | BatchCalls | StreamCalls
 
 @asynccontextmanager
 async def open_calls(
-    mode: Mode, channel: grpc.aio.Channel, requests: Sequence[bytes], deadline_s: float
+    mode: Mode,
+    channel: grpc.aio.Channel,
+    requests: Sequence[bytes],
+    deadline_s: float,
+    metadata: Metadata | None = None,
 ) -> AsyncIterator[Calls]:
     """The calls of one run.
 
     requests: as `workload.serialized_requests` makes them for the mode.
     deadline_s: of a call, or of a question of a stream, in seconds.
+    metadata: sent with every call.
     """
     if mode != "stream":
         kind = BatchCalls if mode == "batch" else UnaryCalls
-        yield kind(channel, requests, deadline_s)
+        yield kind(channel, requests, deadline_s, metadata)
         return
-    calls = StreamCalls(channel, requests, deadline_s)
+    calls = StreamCalls(channel, requests, deadline_s, metadata)
     async with asyncio.TaskGroup() as tasks:
         reader = tasks.create_task(calls.read())
         try:

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from electra_qa.bundle import default_bundle_path
+from electra_qa.credentials import Credentials, CredentialsError
+from electra_qa.credentials_options import credentials_options
 from electra_qa.private import ServerProcess, ServerProcessError, becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
@@ -190,6 +192,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     show_default=True,
     help="Seconds to wait for the server at the address to be ready.",
 )
+@credentials_options
 @click.option("--metrics", help="URL of the Prometheus endpoint of the server at the address.")
 @click.option(
     "--bundle",
@@ -225,6 +228,7 @@ def bench(
     picture: Path | None,
     address: str | None,
     wait: float,
+    credentials: Credentials,
     metrics: str | None,
     bundle: Path | None,
     device: str,
@@ -261,7 +265,10 @@ def bench(
                 seed,
             )
         )
-        with _server(address, wait, metrics, bundle, device, serve_arguments) as (at, metrics_url):
+        with _server(address, wait, credentials, metrics, bundle, device, serve_arguments) as (
+            at,
+            metrics_url,
+        ):
             settings = Settings(
                 mode=mode,
                 requests=serialized_requests(workload, mode, size, np.random.default_rng(seed)),
@@ -272,9 +279,10 @@ def bench(
                 slo_ms=slo_ms,
                 seed=seed,
                 metrics_url=metrics_url,
+                metadata=credentials.metadata,
             )
-            info = _info(at)
-            measurements, highest = run(_measure(at, load, settings))
+            info = _info(at, credentials)
+            measurements, highest = run(_measure(at, credentials, load, settings))
     report = Report(
         scenario=load.scenario(mode),
         mode=mode,
@@ -298,7 +306,7 @@ def bench(
 
 
 async def _measure(
-    address: str, load: Load, settings: Settings
+    address: str, credentials: Credentials, load: Load, settings: Settings
 ) -> tuple[list[Measurement], float | None]:
     console = Console(stderr=True)
     # No thread that draws while requests are due: `Bench` says when.
@@ -313,7 +321,7 @@ async def _measure(
         disable=not console.is_terminal,
     )
     with progress:
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        async with credentials.open_async_channel(address, CHANNEL_OPTIONS) as channel:
             return await load.measure(Bench(channel, settings, progress))
 
 
@@ -321,6 +329,7 @@ async def _measure(
 def _server(
     address: str | None,
     wait_s: float,
+    credentials: Credentials,
     metrics_url: str | None,
     bundle: Path | None,
     device: str,
@@ -328,7 +337,7 @@ def _server(
 ) -> Iterator[tuple[str, str | None]]:
     """The address of a server that is ready, and the URL of its figures."""
     if address is not None:
-        with grpc.insecure_channel(address) as channel:
+        with credentials.open_channel(address, ()) as channel:
             if not becomes_healthy(channel, wait_s):
                 raise click.ClickException(f"the server at {address} is shutting down")
         yield address, metrics_url
@@ -345,9 +354,11 @@ def _free_port() -> int:
         return port
 
 
-def _info(address: str) -> pb.GetInfoResponse:
-    with grpc.insecure_channel(address) as channel:
-        return QuestionAnsweringStub(channel).GetInfo(pb.GetInfoRequest(), timeout=INFO_TIMEOUT_S)
+def _info(address: str, credentials: Credentials) -> pb.GetInfoResponse:
+    with credentials.open_channel(address, ()) as channel:
+        return QuestionAnsweringStub(channel).GetInfo(
+            pb.GetInfoRequest(), timeout=INFO_TIMEOUT_S, metadata=credentials.metadata
+        )
 
 
 def _data(workload: Workload) -> Data:
@@ -394,7 +405,14 @@ def _reported() -> Iterator[None]:
     """What went wrong, as one line and exit code 1."""
     try:
         yield
-    except (ServerProcessError, SquadError, WorkloadError, NothingAnsweredError, OSError) as error:
+    except (
+        CredentialsError,
+        ServerProcessError,
+        SquadError,
+        WorkloadError,
+        NothingAnsweredError,
+        OSError,
+    ) as error:
         raise click.ClickException(str(error)) from error
     except grpc.RpcError as error:
         call: Any = error

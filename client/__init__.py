@@ -1,5 +1,6 @@
 """Ask a server: one question or a million."""
 
+from electra_qa.credentials import CredentialsError, Tls
 from electra_qa.spans import Answer
 
 from .aio import AsyncClient
@@ -11,6 +12,7 @@ from .errors import (
     InvalidArgumentError,
     PrivateServerError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from .messages import Options, Outcome, Question, Result
@@ -21,6 +23,7 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "Client",
+    "CredentialsError",
     "DeadlineExceededError",
     "ElectraQAError",
     "InternalError",
@@ -33,6 +36,8 @@ __all__ = [
     "QuestionAnsweringPipeline",
     "ResourceExhaustedError",
     "Result",
+    "Tls",
+    "UnauthenticatedError",
     "UnavailableError",
     "pipeline",
 ]

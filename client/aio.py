@@ -11,6 +11,7 @@ from typing import Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from electra_qa.credentials import Credentials, Tls
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
@@ -37,10 +38,20 @@ class AsyncClient:
     Cancelling a call takes its question out of the server's queue.
     """
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        tls: Tls | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        credentials = Credentials(tls, token, insecure)
         self.address = address
         self.timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self._channel = credentials.open_async_channel(address, OPTIONS)
+        self._metadata = credentials.metadata
         self._stub = QuestionAnsweringStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -78,7 +89,9 @@ class AsyncClient:
     async def info(self, *, timeout: float | None = None) -> pb.GetInfoResponse:
         """See `Client.info`."""
         try:
-            return await self._stub.GetInfo(pb.GetInfoRequest(), timeout=self._timeout(timeout))
+            return await self._stub.GetInfo(
+                pb.GetInfoRequest(), timeout=self._timeout(timeout), metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
@@ -93,7 +106,11 @@ class AsyncClient:
         """See `Client.answer`."""
         request = request_message(question, context, options)
         try:
-            return result(await self._stub.Answer(request, timeout=self._timeout(timeout)))
+            return result(
+                await self._stub.Answer(
+                    request, timeout=self._timeout(timeout), metadata=self._metadata
+                )
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
@@ -107,7 +124,9 @@ class AsyncClient:
         """See `Client.answer_batch`."""
         request = batch_message(questions, options)
         try:
-            response = await self._stub.AnswerBatch(request, timeout=self._timeout(timeout))
+            response = await self._stub.AnswerBatch(
+                request, timeout=self._timeout(timeout), metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
         return [outcome(message) for message in response.results]
@@ -168,7 +187,7 @@ class AsyncClient:
                 errors.append(error)
                 raise
 
-        call = self._stub.AnswerStream(requests(), timeout=timeout)
+        call = self._stub.AnswerStream(requests(), timeout=timeout, metadata=self._metadata)
         try:
             async for response in call:
                 yield response.id, outcome(response.result)

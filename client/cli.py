@@ -24,6 +24,8 @@ from rich.progress import (
 from rich.text import Text
 
 from electra_qa.bundle import BundleError, default_bundle_path, load_bundle
+from electra_qa.credentials import Credentials, CredentialsError
+from electra_qa.credentials_options import credentials_options
 from electra_qa.engines import EngineError, load_engine
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
 from electra_qa.versions import installed_versions
@@ -47,13 +49,20 @@ class ServerChoice:
     bundle: Path | None
     device: str
     wait: float
+    credentials: Credentials
 
     def connect(self) -> AbstractContextManager[Client]:
-        return connect(self.address, self.bundle, wait_s=self.wait, device=self.device)
+        return connect(
+            self.address,
+            self.bundle,
+            wait_s=self.wait,
+            device=self.device,
+            credentials=self.credentials,
+        )
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--address, --wait, --bundle and --device, handed on as one `server`."""
+    """--address, --wait, --bundle, --device and those of TLS and tokens, as one `server`."""
 
     @functools.wraps(command)
     def with_server(
@@ -62,12 +71,15 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         bundle: Path | None,
         device: str,
         wait: float,
+        credentials: Credentials,
         **options: Any,
     ) -> None:
         if address is not None and bundle is not None:
             raise click.UsageError("--address and --bundle: set one, not both")
-        command(*args, server=ServerChoice(address, bundle, device, wait), **options)
+        server = ServerChoice(address, bundle, device, wait, credentials)
+        command(*args, server=server, **options)
 
+    decorated = credentials_options(with_server)
     for option in (
         click.option(
             "--bundle",
@@ -89,8 +101,8 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--address", help="Ask the server at HOST:PORT or unix:/PATH instead."),
     ):
-        with_server = option(with_server)
-    return with_server
+        decorated = option(decorated)
+    return decorated
 
 
 @contextmanager
@@ -98,7 +110,7 @@ def reported() -> Iterator[None]:
     """What went wrong, as one line and exit code 1."""
     try:
         yield
-    except (ElectraQAError, BundleError, EngineError, SquadError) as error:
+    except (ElectraQAError, CredentialsError, BundleError, EngineError, SquadError) as error:
         raise click.ClickException(str(error)) from error
 
 

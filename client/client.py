@@ -10,6 +10,7 @@ from typing import Self, Unpack
 
 import grpc
 
+from electra_qa.credentials import Credentials, Tls
 from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
@@ -36,14 +37,29 @@ class Client:
 
     address: host:port, or unix:/path.
     timeout: of a call that does not have its own, in seconds.
+    tls: None for plain text.
+    token: a bearer token, sent with every call. It goes to another machine in plain text only with
+        `insecure`.
+
+    Making one raises CredentialsError where TLS or the token can't be used.
 
     Every method raises `ElectraQAError`s, and takes the options of `Options` by name.
     """
 
-    def __init__(self, address: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        tls: Tls | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        credentials = Credentials(tls, token, insecure)
         self.address = address
         self.timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._channel = credentials.open_channel(address, OPTIONS)
+        self._metadata = credentials.metadata
         self._stub = QuestionAnsweringStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -74,7 +90,9 @@ class Client:
     def info(self, *, timeout: float | None = None) -> pb.GetInfoResponse:
         """The model that answers, its defaults, and the limits of the server."""
         try:
-            return self._stub.GetInfo(pb.GetInfoRequest(), timeout=self._timeout(timeout))
+            return self._stub.GetInfo(
+                pb.GetInfoRequest(), timeout=self._timeout(timeout), metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
@@ -89,7 +107,9 @@ class Client:
         """Ask one question about one context."""
         request = request_message(question, context, options)
         try:
-            return result(self._stub.Answer(request, timeout=self._timeout(timeout)))
+            return result(
+                self._stub.Answer(request, timeout=self._timeout(timeout), metadata=self._metadata)
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
@@ -106,7 +126,9 @@ class Client:
         """
         request = batch_message(questions, options)
         try:
-            response = self._stub.AnswerBatch(request, timeout=self._timeout(timeout))
+            response = self._stub.AnswerBatch(
+                request, timeout=self._timeout(timeout), metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
         return [outcome(message) for message in response.results]
@@ -135,7 +157,14 @@ class Client:
                 if len(pending) == concurrency:
                     yield from self._outcomes(*pending.popleft(), seconds)
                 request = batch_message(batch, options)
-                pending.append((request, self._stub.AnswerBatch.future(request, timeout=seconds)))
+                pending.append(
+                    (
+                        request,
+                        self._stub.AnswerBatch.future(
+                            request, timeout=seconds, metadata=self._metadata
+                        ),
+                    )
+                )
             while pending:
                 yield from self._outcomes(*pending.popleft(), seconds)
         finally:
@@ -156,7 +185,7 @@ class Client:
         """
         options_message(options)
         source = _Source(questions, options)
-        call = self._stub.AnswerStream(iter(source), timeout=timeout)
+        call = self._stub.AnswerStream(iter(source), timeout=timeout, metadata=self._metadata)
         try:
             for response in call:
                 yield response.id, outcome(response.result)
@@ -180,7 +209,7 @@ class Client:
             except grpc.RpcError as error:
                 failure = from_rpc(error)
             time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
-            call = self._stub.AnswerBatch.future(request, timeout=seconds)
+            call = self._stub.AnswerBatch.future(request, timeout=seconds, metadata=self._metadata)
 
 
 class _Source:

@@ -47,6 +47,10 @@ class UnavailableError(ElectraQAError, ConnectionError):
     """No server is there, or it is shutting down."""
 
 
+class UnauthenticatedError(ElectraQAError, PermissionError):
+    """The server asks for a token, and has none like the one that came, if one did."""
+
+
 class InternalError(ElectraQAError):
     """The server failed on the question; its log has the reason."""
 
@@ -60,6 +64,7 @@ _CLASSES: dict[grpc.StatusCode, type[ElectraQAError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.INTERNAL: InternalError,
 }
 _BY_NUMBER = {status.value[0]: status for status in grpc.StatusCode}

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
+from electra_qa.credentials import Credentials, Tls
+
 from .client import Client
 from .errors import ElectraQAError
 from .messages import Options, Question, Result
@@ -30,29 +32,40 @@ def pipeline(
     *,
     address: str | None = None,
     bundle: Path | str | None = None,
+    tls: Tls | None = None,
+    token: str | None = None,
+    insecure: bool = False,
 ) -> QuestionAnsweringPipeline:
     """The question-answering pipeline, answered by the server at `address`.
 
     Without an address it starts a private server on `bundle` (by default the one in the package),
     and stops it when the pipeline is closed or collected. `task` may only be
-    "question-answering". Raises ValueError, PrivateServerError.
+    "question-answering". `tls`, `token` and `insecure` are those of `Client`, for the
+    server at `address`. Raises ValueError, PrivateServerError.
     """
     if task != "question-answering":
         raise ValueError(f"the only task is 'question-answering', got {task!r}")
     if address is not None and bundle is not None:
         raise ValueError("address and bundle: set one, not both")
-    return QuestionAnsweringPipeline(address, bundle)
+    return QuestionAnsweringPipeline(address, bundle, Credentials(tls, token, insecure))
 
 
 class QuestionAnsweringPipeline:
     """Call it with questions and contexts; see `__call__`. Made by `pipeline`."""
 
-    def __init__(self, address: str | None, bundle: Path | str | None) -> None:
+    def __init__(
+        self, address: str | None, bundle: Path | str | None, credentials: Credentials
+    ) -> None:
         self._server = None
         if address is None:
             self._server = PrivateServer(bundle)
             address = self._server.address
-        self._client = Client(address)
+        self._client = Client(
+            address,
+            tls=credentials.tls,
+            token=credentials.token,
+            insecure=credentials.insecure,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from electra_qa.credentials import Credentials
 from electra_qa.private import ServerProcess, ServerProcessError
 
 from .client import Client
 from .errors import PrivateServerError
+
+NO_CREDENTIALS = Credentials()
 
 
 class PrivateServer(ServerProcess):
@@ -38,14 +41,21 @@ def connect(
     *,
     wait_s: float = 0.0,
     device: str = "cpu",
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> Iterator[Client]:
     """A client of the server at `address`, or, without one, of a private server on `bundle`.
 
     wait_s: how long to wait for the server at `address` to be ready, in seconds.
     device: of the private server.
+    credentials: for the server at `address`.
     """
     if address is not None:
-        with Client(address) as client:
+        with Client(
+            address,
+            tls=credentials.tls,
+            token=credentials.token,
+            insecure=credentials.insecure,
+        ) as client:
             if wait_s:
                 client.wait_until_ready(wait_s)
             yield client

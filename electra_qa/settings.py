@@ -46,6 +46,7 @@ def settings_options(
             command = click.option(
                 f"--{name}{opposite}",
                 type=_click_type(hints[field.name], field.metadata["minimum"]),
+                is_flag=hints[field.name] is bool,
                 default=field.default,
                 show_default=field.default is not None,
                 help=field.metadata["help"],

@@ -14,11 +14,12 @@ from typing import Any
 
 import grpc
 
+from electra_qa.addresses import is_local
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
 from .errors import ReloadError, StartError
-from .listen import is_local, listen
+from .listen import listen
 from .models import Models
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ async def administered(models: Models, address: str | None) -> AsyncIterator[Non
         )
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_AdminServicer_to_server(AdminService(models), server)
-    listen(server, address)
+    listen(server.add_insecure_port, address)
     await server.start()
     try:
         yield

@@ -16,9 +16,10 @@ from electra_qa.windows import Window, count_windows, make_windows
 
 from .batcher import Batcher, Outcome, WindowRequest
 from .contexts import ContextCache
-from .errors import InvalidRequestError, RequestError
+from .errors import InvalidRequestError, RateLimitError, RequestError
 from .metrics import Metrics
 from .options import QuestionOptions
+from .rate_limit import current_limit
 from .settings import ServerSettings
 
 # A call whose texts to tokenize are shorter than this, in code points, is prepared on the event
@@ -100,6 +101,7 @@ class Answerer:
         deadline: float | None,
     ) -> list[Answered | RequestError]:
         self._batcher.check_room()
+        self._check_rate(len(questions))
         if self._is_short(contexts, questions):
             prepared = self._prepare(contexts, questions, options)
         else:
@@ -115,6 +117,16 @@ class Answerer:
         return [
             _merge(p, next(outcomes), options) if isinstance(p, _Prepared) else p for p in prepared
         ]
+
+    def _check_rate(self, questions: int) -> None:
+        limit = current_limit.get()
+        if limit is None:
+            return
+        try:
+            limit.take(questions)
+        except RateLimitError:
+            self._metrics.rejections.labels("rate").inc()
+            raise
 
     def _is_short(self, contexts: Sequence[str], questions: Sequence[tuple[str, int]]) -> bool:
         room = SHORT - sum(len(question) for question, _ in questions)

@@ -46,6 +46,12 @@ class OverloadedError(RequestError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
+class RateLimitError(RequestError):
+    """The caller's token asks more questions a second than it may."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
 class DeadlineError(RequestError):
     """The call's deadline came before the engine took all of its windows, or is sure to."""
 

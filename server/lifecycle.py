@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health
@@ -16,18 +17,20 @@ from electra_qa.engines import Engine
 
 from .admin import administered
 from .calls import Calls
+from .channel_options import channel_options
 from .errors import StartError
 from .health import Health
 from .inference_protocol import SERVICE as INFERENCE_SERVICE
 from .inference_protocol import InferenceProtocolService
-from .keep_alive import keep_alive_options
 from .listen import listen
 from .metrics import Metrics, exposed
 from .model import Parts
 from .models import Load, Models, read_tokenizer, warm_up_lengths
+from .security import make_security
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
 from .warm_up import warm_up
+from .watched import watch
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,6 @@ COMPRESSION = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.
 
 # After the last answer a health watcher may still hold its stream: it gets this long, in seconds.
 LAST_GRACE_S = 1.0
-
-MAX_PENDING_REQUESTS = 100_000
 
 
 @asynccontextmanager
@@ -76,6 +77,7 @@ async def started(
                 lengths = warm_up_lengths(settings, bundle)
             except ValueError as error:
                 raise StartError(str(error)) from error
+            security = make_security(settings, metrics)
             tokenizer = read_tokenizer(bundle)
             models = Models(Parts(bundle, engine, tokenizer), load, settings, metrics, tell_health)
             at_failure.pop_all()  # from here on the models close it
@@ -83,19 +85,8 @@ async def started(
         service = QuestionAnsweringService(models, settings, calls)
         inference = InferenceProtocolService(models, settings, calls, readiness)
         server = grpc.aio.server(
-            options=[
-                # Without this a second server on the port is no error, and half of the calls go
-                # there.
-                ("grpc.so_reuseport", 0),
-                # Over its own limits (1,000 and 3,000) gRPC cancels calls before they are looked
-                # at. Here the queue refuses them, with a status that says why and when to try
-                # again.
-                ("grpc.server.max_pending_requests", MAX_PENDING_REQUESTS),
-                ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-                *keep_alive_options(settings),
-            ],
+            interceptors=security.interceptors,
+            options=channel_options(settings),
             compression=COMPRESSION[settings.compression],
         )
         server.add_generic_rpc_handlers((service.handler(), inference.handler()))
@@ -105,8 +96,10 @@ async def started(
         )
         stack.enter_context(exposed(metrics, settings.metrics_address))
         await stack.enter_async_context(administered(models, settings.admin_address))
-        address = listen(server, settings.address)
+        address = listen(partial(security.add_port, server), settings.address)
         await server.start()
+        watching = asyncio.create_task(watch(security.files))
+        stack.callback(watching.cancel)
         stack.push_async_callback(_drain, server, calls, readiness, settings.drain_timeout_s)
         await asyncio.to_thread(warm_up, engine, tokenizer, lengths)
         is_warm = True

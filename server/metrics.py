@@ -39,7 +39,7 @@ class Metrics:
         self.request_seconds = self._seconds("request_seconds", "Of a call.", "method")
         self.questions = self._counter("questions", "Questions that ended.", "code")
         self.null_answers = self._counter("null_answers", "Questions that have no answer.")
-        self.rejections = self._counter("rejections", "Calls refused for want of room.", "reason")
+        self.rejections = self._counter("rejections", "Calls refused, by why.", "reason")
         self.queue_seconds = self._seconds(
             "queue_seconds", "From when a question is queued until its first window is taken."
         )

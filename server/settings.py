@@ -13,6 +13,29 @@ class ServerSettings:
     """Limits and sizes of a server. Every field is an option of `electra-qa serve`."""
 
     address: str = setting("127.0.0.1:50051", "HOST:PORT (port 0 takes a free one) or unix:/PATH.")
+    insecure: bool = setting(
+        False, "Serve on an address that other machines can reach, without TLS."
+    )
+    tls_cert: str | None = setting(
+        None, "The server's certificate and those it hangs on, PEM. Read again when it changes."
+    )
+    tls_key: str | None = setting(None, "The private key of the certificate, PEM.")
+    tls_client_ca: str | None = setting(
+        None, "Ask clients for a certificate that one of these has issued (mutual TLS), PEM."
+    )
+    auth_tokens: str | None = setting(
+        None,
+        "A file of bearer tokens: every call but those of health needs one. Read again when it "
+        "changes.",
+    )
+    max_connections: int = setting(
+        1_000, "Open at a time; more are closed as they come.", minimum=1
+    )
+    max_concurrent_streams: int = setting(
+        10_000,
+        "Calls under way on one connection; the rest waits with the client.",
+        minimum=1,
+    )
     max_context_length: int = setting(200_000, "The longest context, in code points.", minimum=1)
     max_question_length: int = setting(4_000, "The longest question, in code points.", minimum=1)
     max_batch_questions: int = setting(1_024, "Questions in one AnswerBatch.", minimum=1)

@@ -29,6 +29,36 @@ def _shared(name: str) -> Path:
     return folder
 
 
+class Authority:
+    """Issues certificates as PEM files of a folder: NAME.pem with NAME.key; its own is ca.pem."""
+
+    def __init__(self, folder: Path) -> None:
+        trustme = pytest.importorskip("trustme")
+        folder.mkdir()
+        self._folder = folder
+        self._authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        self._authority.cert_pem.write_to_path(self.ca)
+
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """The certificate and its key, in place of those issued by this name before."""
+        issued = self._authority.issue_cert(*(hosts or ("localhost", "127.0.0.1")))
+        cert, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return cert, key
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+@pytest.fixture
+def other_authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "other-authority")
+
+
 @pytest.fixture(scope="session")
 def squad_folder() -> Path:
     return _shared("squad")

@@ -8,7 +8,8 @@ All character offsets count Unicode code points of the caller's own context, and
 RESOURCE_EXHAUSTED that the queue is full, or too long for the call's deadline, with a
 google.rpc.RetryInfo among the status details (or that a message is over the size limit);
 UNAVAILABLE that the server is shutting down; DEADLINE_EXCEEDED that the call's deadline came
-first, or is sure to; INTERNAL that the engine failed.
+first, or is sure to; INTERNAL that the engine failed; UNAUTHENTICATED that a valid bearer
+token is needed.
 """
 
 import builtins

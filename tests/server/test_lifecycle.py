@@ -183,7 +183,7 @@ def _request(question: str):  # type: ignore[no-untyped-def]
     ("arguments", "message"),
     [
         (["--bundle", "/no/such/bundle"], "no bundle at /no/such/bundle: manifest.json"),
-        (["--address", "256.0.0.1:1"], "can't listen on 256.0.0.1:1"),
+        (["--address", "256.0.0.1:1", "--insecure"], "can't listen on 256.0.0.1:1"),
         (["--max-batch-tokens", "0"], "--max-batch-tokens"),
         (["--warm-up-lengths", "400"], "warm_up_lengths must be 1 to 384"),
         (["--metrics-address", "here"], "can't serve metrics at here"),
