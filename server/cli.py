@@ -13,12 +13,15 @@ from typing import Any, Literal
 import click
 
 from electra_qa.bundle import Bundle, BundleError, default_bundle_path, load_bundle
+from electra_qa.configuration import effective
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import settings_options
 
 from .errors import StartError
 from .lifecycle import serve_until
 from .settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -75,6 +78,9 @@ def serve(
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for one in effective(click.get_current_context()):
+        if one.source != "default":
+            log.info("%s is %s (%s)", one.name, one.value, one.source)
     try:
         bundle = load_bundle(bundle_path or default_bundle_path())
         chosen = ServerSettings(**settings)
@@ -106,7 +112,7 @@ async def _serve(
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
 
     def ready(address: str) -> None:
-        logging.getLogger(__name__).info(
+        log.info(
             "serving %s (%s, %s) on %s, %s",
             bundle.manifest.source,
             bundle.manifest.precision,
