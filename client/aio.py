@@ -29,6 +29,7 @@ from .messages import (
     result,
     stream_messages,
 )
+from .tracing import trace_metadata
 
 
 class AsyncClient:
@@ -93,7 +94,11 @@ class AsyncClient:
         """See `Client.answer`."""
         request = request_message(question, context, options)
         try:
-            return result(await self._stub.Answer(request, timeout=self._timeout(timeout)))
+            return result(
+                await self._stub.Answer(
+                    request, timeout=self._timeout(timeout), metadata=trace_metadata()
+                )
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
@@ -107,7 +112,9 @@ class AsyncClient:
         """See `Client.answer_batch`."""
         request = batch_message(questions, options)
         try:
-            response = await self._stub.AnswerBatch(request, timeout=self._timeout(timeout))
+            response = await self._stub.AnswerBatch(
+                request, timeout=self._timeout(timeout), metadata=trace_metadata()
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
         return [outcome(message) for message in response.results]
@@ -168,7 +175,7 @@ class AsyncClient:
                 errors.append(error)
                 raise
 
-        call = self._stub.AnswerStream(requests(), timeout=timeout)
+        call = self._stub.AnswerStream(requests(), timeout=timeout, metadata=trace_metadata())
         try:
             async for response in call:
                 yield response.id, outcome(response.result)

@@ -29,6 +29,7 @@ from .messages import (
     result,
     stream_messages,
 )
+from .tracing import trace_metadata
 
 
 class Client:
@@ -89,7 +90,11 @@ class Client:
         """Ask one question about one context."""
         request = request_message(question, context, options)
         try:
-            return result(self._stub.Answer(request, timeout=self._timeout(timeout)))
+            return result(
+                self._stub.Answer(
+                    request, timeout=self._timeout(timeout), metadata=trace_metadata()
+                )
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
 
@@ -106,7 +111,9 @@ class Client:
         """
         request = batch_message(questions, options)
         try:
-            response = self._stub.AnswerBatch(request, timeout=self._timeout(timeout))
+            response = self._stub.AnswerBatch(
+                request, timeout=self._timeout(timeout), metadata=trace_metadata()
+            )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
         return [outcome(message) for message in response.results]
@@ -135,7 +142,14 @@ class Client:
                 if len(pending) == concurrency:
                     yield from self._outcomes(*pending.popleft(), seconds)
                 request = batch_message(batch, options)
-                pending.append((request, self._stub.AnswerBatch.future(request, timeout=seconds)))
+                pending.append(
+                    (
+                        request,
+                        self._stub.AnswerBatch.future(
+                            request, timeout=seconds, metadata=trace_metadata()
+                        ),
+                    )
+                )
             while pending:
                 yield from self._outcomes(*pending.popleft(), seconds)
         finally:
@@ -156,7 +170,7 @@ class Client:
         """
         options_message(options)
         source = _Source(questions, options)
-        call = self._stub.AnswerStream(iter(source), timeout=timeout)
+        call = self._stub.AnswerStream(iter(source), timeout=timeout, metadata=trace_metadata())
         try:
             for response in call:
                 yield response.id, outcome(response.result)
@@ -180,7 +194,9 @@ class Client:
             except grpc.RpcError as error:
                 failure = from_rpc(error)
             time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
-            call = self._stub.AnswerBatch.future(request, timeout=seconds)
+            call = self._stub.AnswerBatch.future(
+                request, timeout=seconds, metadata=trace_metadata()
+            )
 
 
 class _Source:

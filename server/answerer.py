@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from electra_qa.windows import Window, count_windows, make_windows
 from .batcher import Batcher, Outcome, WindowRequest
 from .contexts import ContextCache
 from .errors import InvalidRequestError, RequestError
+from .logs import questions_answered
 from .metrics import Metrics
 from .options import QuestionOptions
 from .settings import ServerSettings
+from .tracing import Tracing
 
 # A call whose texts to tokenize are shorter than this, in code points, is prepared on the event
 # loop: that takes less than the way to another thread and back.
@@ -51,12 +54,14 @@ class Answerer:
         batcher: Batcher,
         settings: ServerSettings,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
         self._batcher = batcher
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._threads = ThreadPoolExecutor(thread_name_prefix="tokenizer")
 
     async def answer(
@@ -90,6 +95,7 @@ class Answerer:
             raise
         for one in answered:
             self._count(one)
+        questions_answered(questions, contexts, answered)
         return answered
 
     async def _answer_batch(
@@ -99,6 +105,7 @@ class Answerer:
         options: QuestionOptions,
         deadline: float | None,
     ) -> list[Answered | RequestError]:
+        began = time.monotonic()
         self._batcher.check_room()
         if self._is_short(contexts, questions):
             prepared = self._prepare(contexts, questions, options)
@@ -107,14 +114,18 @@ class Answerer:
                 self._threads, self._prepare, contexts, questions, options
             )
         able = [p for p in prepared if isinstance(p, _Prepared)]
-        outcomes = iter(
-            await self._batcher.submit(
-                [WindowRequest(p.windows, options.decode.max_answer_length) for p in able], deadline
-            )
+        submitted = time.monotonic()
+        outcomes = await self._batcher.submit(
+            [WindowRequest(p.windows, options.decode.max_answer_length) for p in able], deadline
         )
-        return [
-            _merge(p, next(outcomes), options) if isinstance(p, _Prepared) else p for p in prepared
+        finished = time.monotonic()
+        following = iter(outcomes)
+        answered = [
+            _merge(p, next(following), options) if isinstance(p, _Prepared) else p for p in prepared
         ]
+        if self._tracing is not None:
+            self._tracing.answered(began, submitted, finished, outcomes)
+        return answered
 
     def _is_short(self, contexts: Sequence[str], questions: Sequence[tuple[str, int]]) -> bool:
         room = SHORT - sum(len(question) for question, _ in questions)

@@ -19,6 +19,7 @@ from electra_qa.settings import settings_options
 
 from .errors import StartError
 from .lifecycle import serve_until
+from .logs import configure
 from .settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,21 @@ log = logging.getLogger(__name__)
 )
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
-@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning"]))
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning"]),
+    help="debug has a line for every request.",
+)
+@click.option(
+    "--log-format",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="json: an object a line.",
+)
+@click.option("--log-text", is_flag=True, help="Write callers' texts into the lines of requests.")
 def serve(
     bundle_path: Path | None,
     device: Literal["cpu", "gpu"],
@@ -72,12 +87,12 @@ def serve(
     streams: int | None,
     until_stdin_closes: bool,
     log_level: str,
+    log_format: Literal["text", "json"],
+    log_text: bool,
     **settings: Any,
 ) -> None:
     """Serve a bundle over gRPC until SIGTERM or Ctrl-C."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure(log_level, log_format, log_text)
     for one in effective(click.get_current_context()):
         if one.source != "default":
             log.info("%s is %s (%s)", one.name, one.value, one.source)

@@ -21,6 +21,7 @@ from .errors import StartError
 from .metrics import Metrics, exposed
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
+from .tracing import start_tracing
 from .warm_up import parse_lengths, warm_up
 
 log = logging.getLogger(__name__)
@@ -50,10 +51,12 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
         max_queue_tokens=settings.max_queue_tokens,
         metrics=metrics,
     )
-    answerer = Answerer(tokenizer, batcher, settings, metrics)
+    tracing = start_tracing()
+    answerer = Answerer(tokenizer, batcher, settings, metrics, tracing)
     service = QuestionAnsweringService(answerer, bundle, settings, engine.device, metrics)
     health = health_aio.HealthServicer()
     server = grpc.aio.server(
+        interceptors=() if tracing is None else tracing.interceptors(),
         options=[
             # Without this a second server on the port is no error, and half of the calls go there.
             ("grpc.so_reuseport", 0),
@@ -63,7 +66,7 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
             ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_REQUESTS),
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
-        ]
+        ],
     )
     server.add_generic_rpc_handlers((service.handler(),))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -84,6 +87,8 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
             await server.stop(LAST_GRACE_S)
             answerer.close()
             batcher.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
 
 async def serve_until(

@@ -21,6 +21,7 @@ from electra_qa.bundle import Bundle
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Rules
 
+from . import logs
 from .answerer import Answered, Answerer
 from .errors import InvalidRequestError, RequestError, ShuttingDownError
 from .metrics import Metrics
@@ -74,6 +75,7 @@ class QuestionAnsweringService:
         """Writes down how a call ended and how long it took."""
         started = time.perf_counter()
         code = "OK"
+        logs.request_began()
         try:
             yield
         except RequestError as error:
@@ -86,7 +88,9 @@ class QuestionAnsweringService:
             code = "INTERNAL"
             raise
         finally:
-            self._metrics.call_ended(method, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.call_ended(method, code, seconds)
+            logs.request_ended(method, code, seconds)
 
     @contextmanager
     def _open(self) -> Iterator[None]:
