@@ -377,11 +377,11 @@ def _hand_out(report: Report, json_path: Path | None, picture: Path | None) -> N
 
 
 def _command(ctx: click.Context) -> str:
-    """What was typed, without the folders of this machine."""
+    """What was set, as if it had been typed, without the folders of this machine."""
     words = ["electra-qa", "bench"]
     for parameter in ctx.command.params:
-        name, value = parameter.name or "", ctx.params[parameter.name or ""]
-        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+        name, value = parameter.name or "", ctx.params.get(parameter.name or "")
+        if value in (None, False) or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
         if isinstance(parameter, click.Argument):
             words += ["--", *(_without_folder(argument) for argument in value)]

@@ -30,6 +30,7 @@ from .messages import (
     result,
     stream_messages,
 )
+from .tracing import with_trace
 
 
 class AsyncClient:
@@ -108,7 +109,7 @@ class AsyncClient:
         try:
             return result(
                 await self._stub.Answer(
-                    request, timeout=self._timeout(timeout), metadata=self._metadata
+                    request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
                 )
             )
         except grpc.RpcError as error:
@@ -125,7 +126,7 @@ class AsyncClient:
         request = batch_message(questions, options)
         try:
             response = await self._stub.AnswerBatch(
-                request, timeout=self._timeout(timeout), metadata=self._metadata
+                request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
             )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
@@ -187,7 +188,9 @@ class AsyncClient:
                 errors.append(error)
                 raise
 
-        call = self._stub.AnswerStream(requests(), timeout=timeout, metadata=self._metadata)
+        call = self._stub.AnswerStream(
+            requests(), timeout=timeout, metadata=with_trace(self._metadata)
+        )
         try:
             async for response in call:
                 yield response.id, outcome(response.result)

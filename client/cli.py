@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from rich.progress import (
 from rich.text import Text
 
 from electra_qa.bundle import BundleError, default_bundle_path, load_bundle
+from electra_qa.configuration import Effective, effective_elsewhere
 from electra_qa.credentials import Credentials, CredentialsError
 from electra_qa.credentials_options import credentials_options
-from electra_qa.engines import EngineError, load_engine
+from electra_qa.engines import EngineError, EngineSettings, load_engine
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
 from electra_qa.versions import installed_versions
 
@@ -271,30 +272,42 @@ def score(
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @server_options
-def info(as_json: bool, server: ServerChoice) -> None:
-    """Show the bundle in force, the device and the versions; of a server, also its limits."""
+@click.pass_context
+def info(ctx: click.Context, as_json: bool, server: ServerChoice) -> None:
+    """Show the bundle in force, the device, the versions, and the settings that `serve` would start
+    with here and where each comes from; of a server, its bundle and its limits instead."""
     with reported():
         if server.address is not None:
             with server.connect() as client:
                 facts = MessageToDict(client.info(), preserving_proto_field_name=True)
         else:
-            facts = _local(server.bundle or default_bundle_path())
+            facts = _local(server, effective_elsewhere(ctx, "serve"))
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps(facts, indent=2, default=str))
     else:
         for group, values in facts.items():
             if isinstance(values, dict):
                 click.echo(f"{group}:")
                 for name, value in values.items():
-                    click.echo(f"  {name}: {value}")
+                    click.echo(f"  {name}: {_in_words(value)}")
             else:
                 click.echo(f"{group}: {values}")
 
 
-def _local(path: Path) -> dict[str, Any]:
-    bundle = load_bundle(path)
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict) and value.keys() == {"value", "source"}:
+        return f"{'not set' if value['value'] is None else value['value']} ({value['source']})"
+    return str(value)
+
+
+def _local(server: ServerChoice, settings: list[Effective]) -> dict[str, Any]:
+    in_force = {setting.name: setting for setting in settings}
+    bundle = load_bundle(server.bundle or in_force["bundle"].value or default_bundle_path())
+    values = {one.name: in_force[one.name].value for one in fields(EngineSettings)}
+    if in_force["engine"].value is not None:
+        values["device"] = in_force["engine"].value
     try:
-        device = load_engine(bundle).device
+        device = load_engine(bundle, EngineSettings(**values)).device
     except EngineError as error:
         device = f"none: {error}"
     return {
@@ -307,4 +320,8 @@ def _local(path: Path) -> dict[str, Any]:
         },
         "device": device,
         "versions": installed_versions(),
+        "serve": {
+            name: {"value": setting.value, "source": setting.source}
+            for name, setting in in_force.items()
+        },
     }

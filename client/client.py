@@ -30,6 +30,7 @@ from .messages import (
     result,
     stream_messages,
 )
+from .tracing import with_trace
 
 
 class Client:
@@ -108,7 +109,9 @@ class Client:
         request = request_message(question, context, options)
         try:
             return result(
-                self._stub.Answer(request, timeout=self._timeout(timeout), metadata=self._metadata)
+                self._stub.Answer(
+                    request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
+                )
             )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
@@ -127,7 +130,7 @@ class Client:
         request = batch_message(questions, options)
         try:
             response = self._stub.AnswerBatch(
-                request, timeout=self._timeout(timeout), metadata=self._metadata
+                request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
             )
         except grpc.RpcError as error:
             raise from_rpc(error) from None
@@ -161,7 +164,7 @@ class Client:
                     (
                         request,
                         self._stub.AnswerBatch.future(
-                            request, timeout=seconds, metadata=self._metadata
+                            request, timeout=seconds, metadata=with_trace(self._metadata)
                         ),
                     )
                 )
@@ -185,7 +188,9 @@ class Client:
         """
         options_message(options)
         source = _Source(questions, options)
-        call = self._stub.AnswerStream(iter(source), timeout=timeout, metadata=self._metadata)
+        call = self._stub.AnswerStream(
+            iter(source), timeout=timeout, metadata=with_trace(self._metadata)
+        )
         try:
             for response in call:
                 yield response.id, outcome(response.result)
@@ -209,7 +214,9 @@ class Client:
             except grpc.RpcError as error:
                 failure = from_rpc(error)
             time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
-            call = self._stub.AnswerBatch.future(request, timeout=seconds, metadata=self._metadata)
+            call = self._stub.AnswerBatch.future(
+                request, timeout=seconds, metadata=with_trace(self._metadata)
+            )
 
 
 class _Source:

@@ -7,6 +7,7 @@ import importlib
 import click
 
 from . import __version__
+from .configuration import configured
 
 # Where each command is. A module is imported when its command is used or its help is asked for, so
 # that `electra-qa ask` imports neither the server nor the build.
@@ -61,7 +62,7 @@ class LazyGroup(click.Group):
             ) from error
         if not isinstance(command, click.Command):
             raise TypeError(f"{target} is not a command")
-        return command
+        return configured(command, cmd_name, COMMANDS)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,8 @@ from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from .configuration import PREFIX
 
 START_TIMEOUT_S = 900.0  # a GPU's first start compiles for minutes
 STOP_TIMEOUT_S = 40.0  # more than the server's own drain timeout
@@ -57,6 +60,8 @@ class ServerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
+                # What is set for servers that others reach is not for this one.
+                env={k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
             )
         self.close = weakref.finalize(self, _stop, process, folder)
         try:

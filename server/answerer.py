@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from electra_qa.windows import Window, count_windows, make_windows
 from .batcher import Batcher, Outcome, WindowRequest
 from .contexts import ContextCache
 from .errors import InvalidRequestError, RateLimitError, RequestError
+from .logs import questions_answered
 from .metrics import Metrics
 from .options import QuestionOptions
 from .rate_limit import current_limit
 from .settings import ServerSettings
+from .tracing import Tracing
 
 # A call whose texts to tokenize are shorter than this, in code points, is prepared on the event
 # loop: that takes less than the way to another thread and back.
@@ -52,12 +55,14 @@ class Answerer:
         batcher: Batcher,
         settings: ServerSettings,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
         self._batcher = batcher
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._threads = ThreadPoolExecutor(thread_name_prefix="tokenizer")
 
     async def answer(
@@ -91,6 +96,7 @@ class Answerer:
             raise
         for one in answered:
             self._count(one)
+        questions_answered(questions, contexts, answered)
         return answered
 
     async def _answer_batch(
@@ -100,6 +106,7 @@ class Answerer:
         options: QuestionOptions,
         deadline: float | None,
     ) -> list[Answered | RequestError]:
+        began = time.monotonic()
         self._batcher.check_room()
         self._check_rate(len(questions))
         if self._is_short(contexts, questions):
@@ -109,14 +116,18 @@ class Answerer:
                 self._threads, self._prepare, contexts, questions, options
             )
         able = [p for p in prepared if isinstance(p, _Prepared)]
-        outcomes = iter(
-            await self._batcher.submit(
-                [WindowRequest(p.windows, options.decode.max_answer_length) for p in able], deadline
-            )
+        submitted = time.monotonic()
+        outcomes = await self._batcher.submit(
+            [WindowRequest(p.windows, options.decode.max_answer_length) for p in able], deadline
         )
-        return [
-            _merge(p, next(outcomes), options) if isinstance(p, _Prepared) else p for p in prepared
+        finished = time.monotonic()
+        following = iter(outcomes)
+        answered = [
+            _merge(p, next(following), options) if isinstance(p, _Prepared) else p for p in prepared
         ]
+        if self._tracing is not None:
+            self._tracing.answered(began, submitted, finished, outcomes)
+        return answered
 
     def _check_rate(self, questions: int) -> None:
         limit = current_limit.get()

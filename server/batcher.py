@@ -58,11 +58,15 @@ class WindowRequest:
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """The decoded windows of one question, in their order, and what they spent, in seconds."""
+    """The decoded windows of one question, in their order, and what they spent, in seconds.
+
+    batches: how many batches its call had taken part in when it was done.
+    """
 
     decoded: list[DecodedWindow]
     queue_s: float
     engine_s: float
+    batches: int = 1
 
 
 Outcome = WindowResult | RequestError
@@ -77,6 +81,8 @@ class _Call:
     queued_at: float
     outcomes: list[Outcome | None]
     open_questions: int
+    batches: int = 0
+    last_batch: _Batch | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -364,13 +370,17 @@ class Batcher:
             return
         for index, entry in enumerate(batch.entries):
             question = entry.question
+            call = question.call
+            if call.last_batch is not batch:
+                call.last_batch = batch
+                call.batches += 1
             question.decoded[entry.index] = row(decoded, index)
             question.missing -= 1
             if not question.missing:
                 started_at = question.started_at or now
-                queue_s = started_at - question.call.queued_at
+                queue_s = started_at - call.queued_at
                 whole = [window for window in question.decoded if window is not None]
-                _end(question, WindowResult(whole, queue_s, now - started_at))
+                _end(question, WindowResult(whole, queue_s, now - started_at, call.batches))
 
     def close(self) -> None:
         """Wait for the engine's last batch. Nothing may be submitted any more."""

@@ -16,6 +16,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from . import logs
 from .errors import SHUTTING_DOWN, InvalidRequestError, RequestError, ShuttingDownError
 from .metrics import Metrics
 
@@ -58,6 +59,7 @@ class Calls:
         """Writes down how a call ended and how long it took."""
         started = time.perf_counter()
         code = "OK"
+        logs.request_began()
         try:
             yield
         except RequestError as error:
@@ -70,7 +72,9 @@ class Calls:
             code = "INTERNAL"
             raise
         finally:
-            self._metrics.call_ended(method, code, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.call_ended(method, code, seconds)
+            logs.request_ended(method, code, seconds)
 
     @contextmanager
     def open(self) -> Iterator[None]:

@@ -14,13 +14,17 @@ from typing import Any, Literal
 import click
 
 from electra_qa.bundle import Bundle, BundleError, default_bundle_path, load_bundle
+from electra_qa.configuration import effective
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import settings_options
 
 from .errors import StartError
 from .lifecycle import serve_until
+from .logs import configure
 from .models import Load
 from .settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -60,7 +64,21 @@ from .settings import ServerSettings
 )
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
-@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning"]))
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning"]),
+    help="debug has a line for every request.",
+)
+@click.option(
+    "--log-format",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="json: an object a line.",
+)
+@click.option("--log-text", is_flag=True, help="Write callers' texts into the lines of requests.")
 def serve(
     bundle_path: Path | None,
     device: Literal["cpu", "gpu"],
@@ -71,12 +89,15 @@ def serve(
     streams: int | None,
     until_stdin_closes: bool,
     log_level: str,
+    log_format: Literal["text", "json"],
+    log_text: bool,
     **settings: Any,
 ) -> None:
     """Serve a bundle over gRPC until SIGTERM or Ctrl-C; SIGHUP loads it anew."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure(log_level, log_format, log_text)
+    for one in effective(click.get_current_context()):
+        if one.source != "default":
+            log.info("%s is %s (%s)", one.name, one.value, one.source)
     try:
         chosen = ServerSettings(**settings)
         loading = functools.partial(
@@ -116,7 +137,7 @@ async def _serve(
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
 
     def ready(address: str) -> None:
-        logging.getLogger(__name__).info(
+        log.info(
             "serving %s (%s, %s) on %s, %s",
             bundle.manifest.source,
             bundle.manifest.precision,

@@ -29,6 +29,7 @@ from .models import Load, Models, read_tokenizer, warm_up_lengths
 from .security import make_security
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
+from .tracing import start_tracing
 from .warm_up import warm_up
 from .watched import watch
 
@@ -79,13 +80,17 @@ async def started(
                 raise StartError(str(error)) from error
             security = make_security(settings, metrics)
             tokenizer = read_tokenizer(bundle)
-            models = Models(Parts(bundle, engine, tokenizer), load, settings, metrics, tell_health)
+            tracing = start_tracing()
+            parts = Parts(bundle, engine, tokenizer)
+            models = Models(parts, load, settings, metrics, tracing, tell_health)
             at_failure.pop_all()  # from here on the models close it
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         stack.push_async_callback(models.close)
         service = QuestionAnsweringService(models, settings, calls)
         inference = InferenceProtocolService(models, settings, calls, readiness)
         server = grpc.aio.server(
-            interceptors=security.interceptors,
+            interceptors=(*(tracing.interceptors() if tracing else ()), *security.interceptors),
             options=channel_options(settings),
             compression=COMPRESSION[settings.compression],
         )

@@ -18,6 +18,7 @@ from .engine_check import EngineCheck
 from .metrics import Metrics
 from .options import QuestionOptions, parse_options
 from .settings import ServerSettings
+from .tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Model:
         parts: Parts,
         settings: ServerSettings,
         metrics: Metrics,
+        tracing: Tracing | None,
         on_change: Callable[[], Awaitable[None]],
     ) -> None:
         """on_change: called whenever `works` has changed."""
@@ -60,7 +62,7 @@ class Model:
             metrics=metrics,
             on_failure=self._check.start,
         )
-        self.answerer = Answerer(parts.tokenizer, self._batcher, settings, metrics)
+        self.answerer = Answerer(parts.tokenizer, self._batcher, settings, metrics, tracing)
         self._open_calls = 0
         self._retired = False
         self._idle = asyncio.Event()

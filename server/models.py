@@ -14,6 +14,7 @@ from .errors import SHUTTING_DOWN, ReloadError
 from .metrics import RELOAD_FAILED, RELOADED, Metrics
 from .model import Model, Parts
 from .settings import ServerSettings
+from .tracing import Tracing
 from .warm_up import parse_lengths, warm_up
 
 log = logging.getLogger(__name__)
@@ -36,11 +37,13 @@ class Models:
         load: Load | None,
         settings: ServerSettings,
         metrics: Metrics,
+        tracing: Tracing | None,
         on_change: Callable[[], Awaitable[None]],
     ) -> None:
         self._load = load
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._on_change = on_change
         self._changing = asyncio.Lock()
         self._next: asyncio.Task[str] | None = None
@@ -96,7 +99,7 @@ class Models:
         log.info("model %s is freed", old.version)
 
     def _made(self, parts: Parts) -> Model:
-        return Model(parts, self._settings, self._metrics, self._on_change)
+        return Model(parts, self._settings, self._metrics, self._tracing, self._on_change)
 
     def _prepare(self) -> Parts:
         """Raises ReloadError: its message goes over the wire, its cause only into the log."""
