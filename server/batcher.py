@@ -144,6 +144,7 @@ class Batcher:
         self._dispatched_tokens = 0
         self._dispatch_is_due = False
         metrics.queue_tokens.set_function(lambda: self._queued_tokens)
+        metrics.queue_limit_tokens.set(max_queue_tokens)
 
     @property
     def queued_tokens(self) -> int:

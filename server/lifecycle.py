@@ -43,6 +43,7 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
     except ValueError as error:
         raise StartError(str(error)) from error
     metrics = Metrics()
+    metrics.serves(engine.device)
     tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
     batcher = Batcher(
         engine,

@@ -56,6 +56,7 @@ class QuestionAnsweringService:
         self._draining = asyncio.Event()
         self._open_calls = 0
         self._idle = asyncio.Event()
+        metrics.open_calls.set_function(lambda: self._open_calls)
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and wait for what was accepted. False if it took over `timeout_s`."""
