@@ -12,7 +12,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from electra_qa.bundle import default_bundle_path, load_bundle
 from electra_qa.cli import main
-from electra_qa.client import AsyncClient
 from electra_qa.engines import EngineSettings, load_engine
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
@@ -50,13 +49,3 @@ def test_a_server_that_is_not() -> None:
 def test_no_server(address: str) -> None:
     result = ask(address)
     assert (result.exit_code, result.output) == (1, f"Error: {address}: UNAVAILABLE\n")
-
-
-async def test_every_server_behind_a_name_has_its_share() -> None:
-    bundle = load_bundle(default_bundle_path())
-    engine = load_engine(bundle, EngineSettings("null"))
-    settings = ServerSettings(address="127.0.0.1:0", warm_up_lengths="none")
-    asked: list[set[int]] = []
-    async with running(bundle, engine, settings) as one, running(bundle, engine, settings) as two:
-        async with AsyncClient(f"ipv4:{one},{two}") as client:
-            del asked, client

@@ -27,7 +27,12 @@ MEASURE = re.compile(r"_(seconds|bytes|ms|total|count)$")
 
 def lint(text: str) -> list[str]:
     """What is wrong, one line each."""
-    return [f"{family.name}: {fault}" for family in _families(text) for fault in _faults(family)]
+    faults = [f"{family.name}: {fault}" for family in _families(text) for fault in _faults(family)]
+    # From the text, since the parser gives every counter the suffix that it should have.
+    for name in re.findall(r"^# TYPE (\S+) counter$", text, re.MULTILINE):
+        if not name.endswith("_total"):
+            faults.append(f"{name}: a counter without _total")
+    return faults
 
 
 def _families(text: str) -> Iterator[Metric]:
@@ -51,11 +56,7 @@ def _faults(family: Metric) -> Iterator[str]:
         yield "its type is in its name"
     if family.type == "unknown":
         yield "no type"
-    if family.type == "counter":
-        # The parser takes the suffix off the family's name, but not off the samples'.
-        if any(not sample.name.endswith(("_total", "_created")) for sample in family.samples):
-            yield "a counter without _total"
-    elif name.endswith(RESERVED):
+    if name.endswith(RESERVED):
         yield "a suffix that belongs to counters or histograms"
     if family.type == "histogram" and not name.endswith(UNITS):
         yield "a histogram without a unit"
