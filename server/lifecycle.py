@@ -30,6 +30,8 @@ LAST_GRACE_S = 1.0
 
 MAX_PENDING_REQUESTS = 100_000
 
+FOR_EVER_MS = 2**31 - 1
+
 
 @asynccontextmanager
 async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> AsyncIterator[str]:
@@ -56,6 +58,7 @@ async def running(bundle: Bundle, engine: Engine, settings: ServerSettings) -> A
     health = health_aio.HealthServicer()
     server = grpc.aio.server(
         options=[
+            ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age_s)),
             # Without this a second server on the port is no error, and half of the calls go there.
             ("grpc.so_reuseport", 0),
             # Over its own limits (1,000 and 3,000) gRPC cancels calls before they are looked at.
@@ -99,6 +102,10 @@ async def serve_until(
         on_ready(address)
         await stop.wait()
         log.info("stopping: finishing what was accepted")
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return FOR_EVER_MS if seconds is None else round(seconds * 1e3)
 
 
 def _listen(server: grpc.aio.Server, address: str) -> str:

@@ -83,6 +83,7 @@ class TestContainer:
         settings = parse_serve(container["args"])
         ports = [port["containerPort"] for port in container["ports"]]
         assert int(settings["address"].rpartition(":")[2]) == ports[0]
+        assert settings["max_connection_age_s"]
         # The engine's threads leave a CPU for the rest.
         assert settings["threads"] == int(container["resources"]["limits"]["cpu"]) - 1
 

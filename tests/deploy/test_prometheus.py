@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from .conftest import DEPLOY, Scrape, documents, promtool
 from .queries import check
@@ -40,6 +42,17 @@ def test_every_alert_is_tested_and_documented() -> None:
     for rule in ALERTS:
         assert rule["alert"] in tested
         assert f"`{rule['alert']}`" in page
+
+
+def test_every_metric_is_documented(scraped: Scrape) -> None:
+    page = (DEPLOY.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    table = page[page.index("## The metrics") : page.index("## What to be told about")]
+    for family in text_string_to_metric_families(scraped.text):
+        name = family.name.removeprefix("electra_qa_")
+        if name.endswith("_created"):
+            continue
+        documented = name + "_total" if family.type == "counter" else name
+        assert re.search(rf"`{documented}[`{{]", table), f"{family.name} is not in the table"
 
 
 @pytest.mark.parametrize(
