@@ -9,7 +9,9 @@ DEFAULT_TIMEOUT_S = 60.0
 
 # What no server has begun to answer is tried again by gRPC itself, for a second or so: enough for a
 # load balancer to turn to another server, not for one that starts anew.
+# Behind a name with several addresses (a headless Kubernetes service) every server has its share.
 _SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": "electra_qa.v1.QuestionAnswering"}],
@@ -21,7 +23,7 @@ _SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 
 # The server says how large a message may be; the client has no limit of its own.

@@ -158,6 +158,7 @@ class Batcher:
         self._dispatched_tokens = 0
         self._dispatch_is_due = False
         metrics.queues.append(self._waiting_tokens)
+        metrics.queue_limit_tokens.set(max_queue_tokens)
 
     @property
     def queued_tokens(self) -> int:

@@ -37,6 +37,7 @@ class Calls:
         self._draining = asyncio.Event()
         self._open_calls = 0
         self._idle = asyncio.Event()
+        metrics.open_calls.set_function(lambda: self._open_calls)
 
     @property
     def draining(self) -> bool:

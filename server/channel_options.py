@@ -6,6 +6,8 @@ from .settings import ServerSettings
 
 MAX_PENDING_REQUESTS = 100_000
 
+FOR_EVER_MS = 2**31 - 1
+
 # A connection that never says what it wants takes up the place of another. gRPC waits 2 minutes.
 HANDSHAKE_TIMEOUT_MS = 20_000
 
@@ -23,6 +25,7 @@ def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age_s)),
         *_keep_alive(settings),
     ]
 
@@ -42,5 +45,5 @@ def _keep_alive(settings: ServerSettings) -> list[tuple[str, int]]:
     ]
 
 
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1e3)
+def _milliseconds(seconds: float | None) -> int:
+    return FOR_EVER_MS if seconds is None else round(seconds * 1e3)

@@ -64,6 +64,7 @@ async def started(
 ) -> AsyncIterator[tuple[str, Models]]:
     """`running`, with the models that it serves. What was opened is closed, however it ends."""
     metrics = Metrics()
+    metrics.serves(engine.device)
     calls = Calls(metrics)
     readiness = Health(SERVICES)
     is_warm = False

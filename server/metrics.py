@@ -12,9 +12,11 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
+    ProcessCollector,
     start_http_server,
 )
 
+from electra_qa import __version__
 from electra_qa.bundle import Bundle
 
 from .errors import StartError
@@ -23,6 +25,7 @@ Metric = TypeVar("Metric", Counter, Histogram)
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RELOADED, RELOAD_FAILED = "ok", "failed"
+REJECTION_REASONS = ("queue", "deadline", "token", "rate")
 WINDOWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -34,12 +37,21 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        # Memory, CPU time, open files and start of the process: nothing is counted between scrapes.
+        ProcessCollector(registry=self.registry)
+        self._build = Info(
+            "electra_qa_build", "What is served, and on what.", registry=self.registry
+        )
         self._children: dict[tuple[object, tuple[str, ...]], Any] = {}
         self.requests = self._counter("requests", "Calls that ended.", "method", "code")
-        self.request_seconds = self._seconds("request_seconds", "Of a call.", "method")
+        self.request_seconds = self._seconds("request_seconds", "How long calls took.", "method")
+        self.open_calls = self._gauge("open_calls", "Calls under way.")
         self.questions = self._counter("questions", "Questions that ended.", "code")
         self.null_answers = self._counter("null_answers", "Questions that have no answer.")
         self.rejections = self._counter("rejections", "Calls refused, by why.", "reason")
+        for reason in REJECTION_REASONS:
+            # A series that begins with its first rejection has no rate for it.
+            self.rejections.labels(reason)
         self.queue_seconds = self._seconds(
             "queue_seconds", "From when a question is queued until its first window is taken."
         )
@@ -47,6 +59,9 @@ class Metrics:
         # During a reload there are two queues.
         self.queues: list[Callable[[], float]] = []
         self.queue_tokens.set_function(lambda: sum(queue() for queue in tuple(self.queues)))
+        self.queue_limit_tokens = self._gauge(
+            "queue_limit_tokens", "While more than these wait, calls are refused."
+        )
         self.windows = self._counter("windows", "Windows that the engine computed.")
         self.batches = self._counter("batches", "Batches, by what they are padded to.", "length")
         self.batch_windows = Histogram(
@@ -56,9 +71,15 @@ class Metrics:
             buckets=WINDOWS,
         )
         self.window_tokens = self._counter("window_tokens", "Tokens of windows computed.")
-        self.computed_tokens = self._counter("computed_tokens", "The same with the padding.")
-        self.engine_seconds = self._seconds("engine_seconds", "From when a batch is dispatched.")
-        self.engine_busy_seconds = self._counter("engine_busy_seconds", "With a batch under way.")
+        self.computed_tokens = self._counter(
+            "computed_tokens", "Tokens computed, with the padding."
+        )
+        self.engine_seconds = self._seconds(
+            "engine_seconds", "From when a batch is dispatched until it is back."
+        )
+        self.engine_busy_seconds = self._counter(
+            "engine_busy_seconds", "Time with a batch under way."
+        )
         self.cache_hits = self._counter("context_cache_hits", "Contexts found tokenized.")
         self.cache_misses = self._counter("context_cache_misses", "Contexts tokenized anew.")
         self.cache_bytes = self._gauge("context_cache_bytes", "Held by tokenized contexts.")
@@ -69,6 +90,9 @@ class Metrics:
 
     def model_changed(self, bundle: Bundle) -> None:
         self._model.info({"version": bundle.version, "precision": bundle.manifest.precision})
+
+    def serves(self, device: str) -> None:
+        self._build.info({"version": __version__, "device": device})
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
         self._child(self.requests, method, code).inc()

@@ -99,6 +99,12 @@ class ServerSettings:
         "unix:/PATH, or HOST:PORT with a loopback host, where `electra-qa reload` is answered. "
         "[default: nowhere]",
     )
+    max_connection_age_s: float | None = setting(
+        None,
+        "How long a connection is kept, give or take a tenth. Its calls end well; then the client "
+        "looks the name up again and finds servers that came since.  [default: for ever]",
+        minimum=1,
+    )
     drain_timeout_s: float = setting(
         30.0, "How long a server that is told to stop goes on with what it accepted.", minimum=0
     )

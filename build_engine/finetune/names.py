@@ -9,7 +9,7 @@ from collections.abc import Iterable
 WORD = re.compile(r"[^\W\d_][\w'’-]*|\d[\d,.]*\d|\d")
 # Capitalized words in a row, with the little words that names have inside.
 _NAME = re.compile(
-    r"\b[A-Z][\w'’-]*(?:(?:\s+(?:of|the|de|von|van)\s+|\s+)[A-Z][\w'’-]*)*", re.UNICODE
+    r"\b[A-Z][\w'’-]*(?:(?:\s+(?:of|the|de|von|van|and)\s+|\s+)[A-Z][\w'’-]*)*", re.UNICODE
 )
 _SENTENCE_START = re.compile(r"(?:^|[.!?]['\"”)]?\s+)$")
 
