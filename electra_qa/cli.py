@@ -20,6 +20,7 @@ COMMANDS = {
     "finetune": "electra_qa.build_engine.cli:finetune",
     "health": "electra_qa.client.health:health",
     "info": "electra_qa.client.cli:info",
+    "playground": "electra_qa.client.playground.cli:playground",
     "reload": "electra_qa.client.admin:reload",
     "score": "electra_qa.client.cli:score",
     "serve": "electra_qa.server.cli:serve",
@@ -34,12 +35,19 @@ SUMMARIES = {
     "finetune": "Train a checkpoint on SQuAD files.",
     "health": "Exit with 0 where a server is ready.",
     "info": "Show the bundle in force, the device and the versions.",
+    "playground": "Try it in a browser.",
     "reload": "Have a server load its bundle anew.",
     "score": "Score a predictions file, offline.",
     "serve": "Serve a bundle over gRPC.",
 }
 # What a command needs beyond the bare package.
-EXTRAS = {"bench": "bench", "build": "build", "check": "build", "finetune": "finetune"}
+EXTRAS = {
+    "bench": "bench",
+    "build": "build",
+    "check": "build",
+    "finetune": "finetune",
+    "playground": "playground",
+}
 
 
 class LazyGroup(click.Group):

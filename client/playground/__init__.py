@@ -1,0 +1,1 @@
+"""A page to try a server with, by Gradio: the extra `[playground]`."""
