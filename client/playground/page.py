@@ -31,7 +31,10 @@ HINT = "Ask something, or click an example."
 SHOW_ANSWER = """() => {
     const text = document.querySelector("#passage-answered .textfield");
     const span = text?.querySelector(".highlighted");
-    if (span) text.scrollTop = span.offsetTop - text.clientHeight / 2;
+    if (span) {
+        const above = span.getBoundingClientRect().top - text.getBoundingClientRect().top;
+        text.scrollTop += above - text.clientHeight / 2;
+    }
     document.querySelector("#verdict").scrollIntoView({block: "nearest", behavior: "smooth"});
 }"""
 
