@@ -47,7 +47,7 @@ def theme() -> gr.themes.Base:
         neutral_hue="slate",
         font=("system-ui", "sans-serif"),
         font_mono=("ui-monospace", "monospace"),
-    )
+    ).set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
 def build_page(client: Client, info: pb.GetInfoResponse, server: str) -> gr.Blocks:
@@ -77,7 +77,7 @@ def build_page(client: Client, info: pb.GetInfoResponse, server: str) -> gr.Bloc
         )
 
     with gr.Blocks(title="electra-qa", analytics_enabled=False) as page:
-        gr.HTML(view.header(info, server))
+        gr.HTML(view.header(info, server), elem_id="header")
         asked = gr.State()
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
