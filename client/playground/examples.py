@@ -56,8 +56,8 @@ those who mended nets while somebody read to them. Children were let in on Satur
 hands were clean, and a basin stood at the entrance for those whose hands were not.
 
 During the years of the war the library was a hospital. The books were stacked along the corridors \
-as a wall against the cold, and patients who could get up took from it what they liked, so that the \
-wall grew thinner where the beds were. After the war nearly all of them came back by post, from \
+as a wall against the cold, and patients who could get up took from it what they liked, so that \
+the wall grew thinner where the beds were. After the war nearly all of them came back by post, from \
 eleven countries, some with a pressed flower or a photograph between the pages. These are shown in \
 a glass case beside the stairs. What never came back was the first volume of an atlas; the second \
 has waited for it ever since, on a shelf that is otherwise empty.

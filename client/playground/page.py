@@ -76,7 +76,8 @@ def build_page(client: Client, info: pb.GetInfoResponse, server: str) -> gr.Bloc
             view.segments(asked, threshold),
         )
 
-    with gr.Blocks(title="electra-qa", analytics_enabled=False) as page:
+    page = gr.Blocks(title="electra-qa", analytics_enabled=False)
+    with page:
         gr.HTML(view.header(info, server), elem_id="header")
         asked = gr.State()
         with gr.Row():

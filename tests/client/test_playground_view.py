@@ -118,6 +118,7 @@ def test_without_gradio_the_error_names_the_extra() -> None:
         "import sys; sys.modules['gradio'] = None; sys.argv = ['electra-qa', 'playground'];"
         "from electra_qa.cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert "playground needs gradio: pip install 'electra-qa[playground]'" in done.stderr
