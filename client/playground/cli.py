@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from electra_qa.credentials import Credentials
+from electra_qa.credentials_options import credentials_options
+
 from ..cli import reported
 from ..private import connect
 from .page import build_page, serve_page
@@ -49,8 +52,14 @@ def _host_and_port(
     callback=_host_and_port,
     help="Where the page is, as HOST:PORT. Whoever reaches it can ask.",
 )
+@credentials_options
 def playground(
-    server: str | None, wait: float, bundle: Path | None, device: str, address: tuple[str, int]
+    server: str | None,
+    wait: float,
+    bundle: Path | None,
+    device: str,
+    address: tuple[str, int],
+    credentials: Credentials,
 ) -> None:
     """Try it in a browser: the answer in the passage, the n best, the null score, the times.
 
@@ -58,7 +67,10 @@ def playground(
     """
     if server is not None and bundle is not None:
         raise click.UsageError("--server and --bundle: set one, not both")
-    with reported(), connect(server, bundle, wait_s=wait, device=device) as client:
+    if server is None and credentials != Credentials():
+        raise click.UsageError("TLS and tokens are for a --server")
+    choice = connect(server, bundle, wait_s=wait, device=device, credentials=credentials)
+    with reported(), choice as client:
         page = build_page(client, client.info(), server or "a private server")
         try:
             url = serve_page(page, *address)

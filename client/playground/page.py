@@ -76,7 +76,7 @@ def build_page(client: Client, info: pb.GetInfoResponse, server: str) -> gr.Bloc
             view.segments(asked, threshold),
         )
 
-    page = gr.Blocks(title="electra-qa", analytics_enabled=False)
+    page = gr.Blocks(title="electra-qa", analytics_enabled=False, fill_width=True)
     with page:
         gr.HTML(view.header(info, server), elem_id="header")
         asked = gr.State()

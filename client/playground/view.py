@@ -13,6 +13,7 @@ from ..errors import (
     ElectraQAError,
     InvalidArgumentError,
     ResourceExhaustedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from ..messages import Result
@@ -68,6 +69,8 @@ def _what_failed(error: ElectraQAError) -> str:
             return "This is too much for the server"
         case DeadlineExceededError():
             return "The answer did not come in time"
+        case UnauthenticatedError():
+            return "The server wants another token from the playground"
         case UnavailableError():
             return "The server can't be reached"
         case _:
@@ -160,12 +163,15 @@ def table(asked: Asked) -> str:
 def times(asked: Asked) -> str:
     result = asked.result
     rest = max(asked.client_ms - result.queue_ms - result.engine_ms, 0.0)
+    windows = "window" if result.windows == 1 else "windows"
+    if result.model_version:
+        windows += f", by model {result.model_version}"
     tiles = (
         (f"{asked.client_ms:.1f} ms", "there and back, measured here"),
         (f"{result.engine_ms:.1f} ms", "in the engine, says the server"),
         (f"{result.queue_ms:.1f} ms", "in the queue, says the server"),
         (f"{rest:.1f} ms", "the rest: tokens, merge, network"),
-        (str(result.windows), "window" if result.windows == 1 else "windows"),
+        (str(result.windows), windows),
     )
     cells = "".join(
         f'<div class="qa-tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>'

@@ -18,6 +18,7 @@ from electra_qa.client import (
     InvalidArgumentError,
     ResourceExhaustedError,
     Result,
+    UnauthenticatedError,
     UnavailableError,
 )
 from electra_qa.client.playground import view
@@ -27,7 +28,7 @@ PASSAGE = "It was Anna & <b>Bo</b>."
 
 def asked(null_score_diff: float = -2.0, answers: int = 1) -> view.Asked:
     span = Answer("Anna & <b>Bo</b>", 7, 23, 0.75, 3.0, 4.0)
-    result = Result((span,) * answers, False, 5.0, null_score_diff, 0.1, 2, 1.5, 10.0)
+    result = Result((span,) * answers, False, 5.0, null_score_diff, 0.1, 2, 1.5, 10.0, "v1")
     return view.Asked(PASSAGE, result, 14.0)
 
 
@@ -63,7 +64,7 @@ def test_texts_are_escaped() -> None:
 
 def test_times_add_up() -> None:
     html = view.times(asked())
-    for value in ("14.0 ms", "10.0 ms", "1.5 ms", "2.5 ms", "<b>2</b><span>windows"):
+    for value in ("14.0 ms", "10.0 ms", "1.5 ms", "2.5 ms", "<b>2</b><span>windows, by model v1<"):
         assert value in html
 
 
@@ -80,6 +81,7 @@ def test_the_scale_stays_within_its_ends() -> None:
         (DeadlineExceededError("question is empty"), "in time"),
         (ResourceExhaustedError("question is empty"), "too much for the server"),
         (UnavailableError("question is empty"), "can&#x27;t be reached"),
+        (UnauthenticatedError("question is empty"), "another token"),
         (InternalError("question is empty"), "The server failed"),
         (ElectraQAError("question is empty"), "The server failed"),
     ],
@@ -100,6 +102,7 @@ def test_a_full_queue_says_when_to_try_again() -> None:
     [
         (["--server", "unix:/no/such"], 1, "Error: "),
         (["--server", "x:1", "--bundle", "x"], 2, "set one, not both"),
+        (["--tls"], 2, "TLS and tokens are for a --server"),
         (["--bundle", "/no/such"], 1, "no bundle at /no/such"),
         (["--address", "7860"], 2, "must be HOST:PORT"),
         (["--address", "localhost:0"], 2, "port of 1 to 65535"),
