@@ -55,12 +55,12 @@ the door, because of the smell, and the tables under the windows belonged by an 
 those who mended nets while somebody read to them. Children were let in on Saturdays, if their \
 hands were clean, and a basin stood at the entrance for those whose hands were not.
 
-During the years of the war the library was a hospital. The books were stacked along the corridors \
-as a wall against the cold, and patients who could get up took from it what they liked, so that \
-the wall grew thinner where the beds were. After the war nearly all of them came back by post, from \
-eleven countries, some with a pressed flower or a photograph between the pages. These are shown in \
-a glass case beside the stairs. What never came back was the first volume of an atlas; the second \
-has waited for it ever since, on a shelf that is otherwise empty.
+During the years of the war the library was a hospital. The books were stacked along the \
+corridors as a wall against the cold, and patients who could get up took from it what they \
+liked, so that the wall grew thinner where the beds were. After the war nearly all of them came \
+back by post, from eleven countries, some with a pressed flower or a photograph between the \
+pages. These are shown in a glass case beside the stairs. What never came back was the first \
+volume of an atlas; the second has waited for it ever since, on a shelf that is otherwise empty.
 
 A fire in the roof in the summer of 1953 destroyed the catalogue but hardly any books. For a year \
 the librarians found everything by memory, and those who borrowed a book had to describe where it \

@@ -59,22 +59,21 @@ def failure(error: ElectraQAError) -> str:
     return _card("failure", _what_failed(error), str(error))
 
 
+# What an error is called; any other is the server's own.
+_FAILURES: dict[type[ElectraQAError], str] = {
+    InvalidArgumentError: "This can't be asked",
+    DeadlineExceededError: "The answer did not come in time",
+    ResourceExhaustedError: "This is too much for the server",
+    UnauthenticatedError: "The server wants another token from the playground",
+    UnavailableError: "The server can't be reached",
+}
+
+
 def _what_failed(error: ElectraQAError) -> str:
-    match error:
-        case InvalidArgumentError():
-            return "This can't be asked"
-        case ResourceExhaustedError(retry_after_s=float(seconds)):
-            return f"The server has too much to do: try again in {max(seconds, 0.1):.1f} s"
-        case ResourceExhaustedError():
-            return "This is too much for the server"
-        case DeadlineExceededError():
-            return "The answer did not come in time"
-        case UnauthenticatedError():
-            return "The server wants another token from the playground"
-        case UnavailableError():
-            return "The server can't be reached"
-        case _:
-            return "The server failed"
+    if isinstance(error, ResourceExhaustedError) and error.retry_after_s is not None:
+        seconds = max(error.retry_after_s, 0.1)
+        return f"The server has too much to do: try again in {seconds:.1f} s"
+    return _FAILURES.get(type(error), "The server failed")
 
 
 def hint(text: str) -> str:
