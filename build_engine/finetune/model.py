@@ -80,7 +80,7 @@ def _load(folder: Path, config: PreTrainedConfig) -> ElectraForQuestionAnswering
         )
     bert = BertForQuestionAnswering.from_pretrained(folder, config=config, dtype=torch.float32)
     shape = {name: getattr(config, name) for name in SHARED}
-    model = ElectraForQuestionAnswering._from_config(
+    model: ElectraForQuestionAnswering = ElectraForQuestionAnswering._from_config(
         ElectraConfig(embedding_size=config.hidden_size, **shape),
         attn_implementation=attention,
         dtype=torch.float32,

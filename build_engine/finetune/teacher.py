@@ -38,11 +38,14 @@ def teacher_logits(
     file = output / FILE
     lengths = [feature.length for feature in features]
     if file.is_file():
-        return list(load_file(file)["logits"].split(lengths))
+        kept = load_file(file)["logits"]
+        if len(kept) != sum(lengths):
+            raise BuildError(f"{file.name} is of other windows: --overwrite_output_dir")
+        return list(kept.split(lengths))
     model, its_tokenizer = load_model(teacher)
     if _vocabulary(its_tokenizer) != _vocabulary(tokenizer):
         raise BuildError(f"{teacher} has another vocabulary than the model")
-    model.to(device).eval()
+    torch.nn.Module.to(model, device).eval()
     logits: list[torch.Tensor] = [torch.empty(0)] * len(features)
     waiting = sorted(range(len(features)), key=lambda index: -lengths[index])
     with Progress(console=console) as progress, torch.inference_mode():

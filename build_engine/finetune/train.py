@@ -93,7 +93,8 @@ def finetune(
             output=output,
             console=console,
         )
-    run = _Run(settings, device, model.to(device), tokenizer, features, teacher, examples.held_out)
+    torch.nn.Module.to(model, device)  # Transformers' own `to` has no types
+    run = _Run(settings, device, model, tokenizer, features, teacher, examples.held_out)
     evaluation = _train(run, output, checkpoint, console)
     save_checkpoint(
         model,
