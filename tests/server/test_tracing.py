@@ -14,7 +14,7 @@ import pytest
 
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, InvalidArgumentError
-from electra_qa.client.tracing import trace_metadata
+from electra_qa.client.tracing import with_trace
 from electra_qa.server.errors import StartError
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
@@ -191,4 +191,5 @@ async def test_the_service_is_named_by_the_standard_variable(
 
 
 def test_a_client_without_a_current_span_sends_nothing() -> None:
-    assert trace_metadata() is None
+    assert with_trace(None) is None
+    assert with_trace((("authorization", "Bearer x"),)) == (("authorization", "Bearer x"),)
