@@ -34,7 +34,7 @@ PAIRS = [
     ("the same", "the same"),
 ]
 CONTEXT = (
-    "The Kereon lighthouse stands between Ushant and Molene, off the coast of Brittany. Work "
+    "The Kereon lighthouse stands between Ushant in the west and Molene, off Brittany. Work "
     "began in 1907 and was finished in 1916 by Le Dall. It cost 585,000 francs."
 )
 OTHER = "Ushant has a lighthouse of its own, built in 1863. The first keeper was a naval officer."
