@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 # Where training data lies, for `make bundle`.
 SQUAD ?= ../shared/squad
 
-.PHONY: demo test lint wheel proto bundle
+.PHONY: demo test lint wheel proto bundle docs
 
 ## demo: set up, serve the default bundle, ask, and evaluate (DATA=dev-v2.0.json for a file of yours)
 demo: $(VENV)/.server
@@ -22,6 +22,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+## docs: the pages in docs/ as a site in build/site
+docs:
+	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install --quiet 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.27'
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
 ## wheel: build it, install it where nothing else is, and ask the default bundle
 wheel:
