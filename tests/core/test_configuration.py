@@ -182,7 +182,7 @@ def test_every_option_has_a_variable_and_a_name_in_the_file(command: str) -> Non
     assert found is not None
     for key, option in settings_of(found).items():
         assert option.envvar == f"ELECTRA_QA_{command}_{key}".upper()
-        assert f"--{key.replace('_', '-')}" in option.opts
+        assert {f"--{key}", f"--{key.replace('_', '-')}"} & set(option.opts)
     visible = [p for p in found.params if isinstance(p, click.Option) and not p.hidden]
     assert len(settings_of(found)) == len(visible) - 1  # all but --config
 

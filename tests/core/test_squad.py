@@ -158,7 +158,7 @@ def squad_json(**changes: Any) -> str:
 def test_a_squad_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "squad.json"
     path.write_text(squad_json(), encoding="utf-8")
-    assert read_squad(path) == [SquadQuestion("7", "Who?", "Rollo.", ("Rollo",))]
+    assert read_squad(path) == [SquadQuestion("7", "Who?", "Rollo.", ("Rollo",), (0,))]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def serving(bundle: Bundle, engine: GatedEngine) -> Serving:
     @asynccontextmanager
     async def serve(**settings: Any) -> AsyncIterator[AsyncClient]:
         chosen = ServerSettings(**({"address": "127.0.0.1:0"} | settings))
+        engine.closed = False  # the server before this one closed it
         async with running(bundle, engine, chosen) as address, AsyncClient(address) as client:
             engine.batches.clear()  # those of the warm-up
             yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -90,9 +91,9 @@ async def test_nothing_is_ready_before_the_engine_is_warm(
     bundle: Bundle, engine: GatedEngine
 ) -> None:
     """A free port is taken first: while it warms up the server says its address to nobody."""
-    async with running(bundle, engine, ServerSettings(address="127.0.0.1:0")) as address:
-        pass
-    engine.batches.clear()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     engine.open.clear()
     server = running(bundle, engine, ServerSettings(address=address))
     starting = asyncio.create_task(server.__aenter__())
