@@ -271,10 +271,12 @@ async def test_a_public_address_needs_tls_or_a_word(
         async with running(bundle, engine, ServerSettings(address=address)):
             pass
     if address == "0.0.0.0:0":
+        engine.closed = False  # the server that did not start closed it
         settings = tls_settings(authority.issue("server"), address=address)
         async with running(bundle, engine, settings) as at:
             await ask(at.replace("0.0.0.0", "127.0.0.1"), Tls(authority.ca))
         assert "plain text" not in caplog.text
+        engine.closed = False
         async with running(bundle, engine, ServerSettings(address=address, insecure=True)) as at:
             await ask(at.replace("0.0.0.0", "127.0.0.1"), None)
         assert "plain text (insecure)" in caplog.text
