@@ -381,8 +381,9 @@ def _command(ctx: click.Context) -> str:
     words = ["electra-qa", "bench"]
     for parameter in ctx.command.params:
         name, value = parameter.name or "", ctx.params.get(parameter.name or "")
-        unset = value is None or value is False
-        if unset or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+        if value is None or value is False:
+            continue
+        if ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
         if isinstance(parameter, click.Argument):
             words += ["--", *(_without_folder(argument) for argument in value)]
