@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
@@ -99,7 +100,10 @@ def from_rpc(error: grpc.RpcError) -> ElectraQAError:
 
 def _retry_delay(error: Any) -> Duration | None:
     """What the server says in a google.rpc.RetryInfo, if it does."""
-    status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
+    try:
+        status = rpc_status.from_call(error) if hasattr(error, "trailing_metadata") else None
+    except (DecodeError, ValueError):  # a proxy changed the code or the message, not the details
+        return None
     info = RetryInfo()
     found = any(detail.Unpack(info) for detail in (status.details if status else ()))
     delay: Duration = info.retry_delay
