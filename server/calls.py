@@ -1,32 +1,17 @@
-"""What the services of a server share: its open calls, and errors that become statuses."""
+"""The calls of a server that are open, counted over all of its services."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
-
-import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError, Message
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
-from grpc_status import rpc_status
 
 from . import logs
-from .errors import SHUTTING_DOWN, InvalidRequestError, RequestError, ShuttingDownError
+from .errors import SHUTTING_DOWN, RequestError, ShuttingDownError
 from .metrics import Metrics
 
-log = logging.getLogger(__name__)
-
-Context = grpc.aio.ServicerContext[bytes, Message]
-Request = TypeVar("Request", bound=Message)
-
 END = object()
-INTERNAL_ERROR = "internal error; the server's log has the reason"
 
 
 class Calls:
@@ -90,23 +75,6 @@ class Calls:
             if self._draining.is_set() and not self._open_calls:
                 self._idle.set()
 
-    def guarded(
-        self, name: str, method: Callable[[bytes, Context], Awaitable[Message]]
-    ) -> Callable[[bytes, Context], Awaitable[Message]]:
-        """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
-
-        async def guarded(raw: bytes, context: Context) -> Message:
-            try:
-                with self.counted(name):
-                    return await method(raw, context)
-            except RequestError as error:
-                await abort(context, error)
-            except Exception:
-                log.exception("a call failed")
-                await abort(context, RequestError(INTERNAL_ERROR))
-
-        return guarded
-
     async def next_message(self, raws: AsyncIterator[bytes]) -> bytes | object | None:
         """The next message of a stream; END at its end, None when the server is to stop."""
         following = asyncio.ensure_future(anext(raws, END))
@@ -117,44 +85,3 @@ class Calls:
         finally:
             following.cancel()
             draining.cancel()
-
-
-async def abort(context: Context, error: RequestError) -> NoReturn:
-    await context.abort(error.code, str(error), _details(error))
-    raise AssertionError("abort does not return")
-
-
-def _details(error: RequestError) -> tuple[tuple[str, str | bytes], ...]:
-    """The error as trailing metadata, in google.rpc's form, where it says when to try again."""
-    if error.retry_delay_s is None:
-        return ()
-    status = Status(code=error.code.value[0], message=str(error))
-    status.details.add().Pack(RetryInfo(retry_delay=duration(error.retry_delay_s)))
-    metadata: tuple[tuple[str, str | bytes], ...] = rpc_status.to_status(status).trailing_metadata
-    return metadata
-
-
-def duration(seconds: float) -> Duration:
-    converted = Duration()
-    converted.FromMilliseconds(round(seconds * 1e3))
-    return converted
-
-
-def parse(kind: type[Request], raw: bytes) -> Request:
-    """Raises InvalidRequestError."""
-    try:
-        return kind.FromString(raw)
-    except DecodeError as error:
-        raise InvalidRequestError(
-            f"the message is not a {kind.DESCRIPTOR.full_name}, or a text in it is not UTF-8"
-        ) from error
-
-
-def serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-def deadline(context: Context) -> float | None:
-    """When the call has to be done, by the event loop's clock, in seconds."""
-    remaining = context.time_remaining()
-    return None if remaining is None else asyncio.get_running_loop().time() + remaining

@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 
 import grpc
-from google.protobuf.message import Message
 
 from electra_qa import __version__
 from electra_qa.rpc import open_inference_grpc_pb2 as pb
 from electra_qa.spans import Prediction
 
-from .calls import (
-    END,
+from .calls import Calls
+from .errors import DeadlineError, ModelNotFoundError, RequestError
+from .handlers import (
     INTERNAL_ERROR,
-    Calls,
     Context,
-    abort,
+    Stream,
+    Unary,
     deadline,
+    generic_handler,
     parse,
-    serialize,
-)
-from .errors import (
-    SHUTTING_DOWN,
-    DeadlineError,
-    ModelNotFoundError,
-    RequestError,
-    ShuttingDownError,
 )
 from .health import Health
 from .inference_request import INPUTS, InferRequest, parse_request
@@ -42,6 +34,7 @@ from .inference_response import OUTPUTS, add_outputs, requested_outputs
 from .model import Model
 from .models import Models
 from .settings import ServerSettings
+from .streams import responses
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +60,7 @@ class InferenceProtocolService:
         self._health = health
 
     def handler(self) -> grpc.GenericRpcHandler:
-        unary: dict[str, Callable[[bytes, Context], Awaitable[Message]]] = {
+        unary: dict[str, Unary] = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ModelReady": self.model_ready,
@@ -75,16 +68,8 @@ class InferenceProtocolService:
             "ModelMetadata": self.model_metadata,
             "ModelInfer": self.model_infer,
         }
-        handlers: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._calls.guarded(name, method), response_serializer=serialize
-            )
-            for name, method in unary.items()
-        }
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self.model_stream_infer, response_serializer=serialize
-        )
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        streams: dict[str, Stream] = {"ModelStreamInfer": self.model_stream_infer}
+        return generic_handler(SERVICE, self._calls, unary, streams)
 
     async def server_live(self, raw: bytes, _: Context) -> pb.ServerLiveResponse:
         parse(pb.ServerLiveRequest, raw)
@@ -122,54 +107,14 @@ class InferenceProtocolService:
         with self._calls.open():
             return await self._infer(parse(pb.ModelInferRequest, raw), deadline(context))
 
-    async def model_stream_infer(
+    def model_stream_infer(
         self, raws: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        """Reads on while at most `max_stream_questions` requests are under way."""
-        try:
-            with self._calls.counted("ModelStreamInfer"), self._calls.open():
-                async with aclosing(self._in_order(raws, deadline(context))) as responses:
-                    async for response in responses:
-                        yield response
-        except ShuttingDownError as error:
-            await abort(context, error)
-        except Exception:
-            log.exception("a stream failed")
-            await abort(context, RequestError(INTERNAL_ERROR))
-
-    async def _in_order(
-        self, raws: AsyncIterator[bytes], deadline: float | None
     ) -> AsyncGenerator[pb.ModelStreamInferResponse]:
-        """Works on many at a time, and answers in the order of the requests as Triton does.
-
-        Raises ShuttingDownError, after its answers, where draining cut the reading short.
-        """
-        room = asyncio.Semaphore(self._settings.max_stream_questions)
-        accepted: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue()
-
-        async def read_all() -> bool:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    while (await room.acquire()) and not self._calls.draining:
-                        raw = await self._calls.next_message(raws)
-                        if raw is END:
-                            return True
-                        if isinstance(raw, bytes):
-                            work = self._stream_response(raw, deadline)
-                            accepted.put_nowait(tasks.create_task(work))
-                return False
-            finally:
-                accepted.put_nowait(None)
-
-        reader = asyncio.create_task(read_all())
-        try:
-            while (task := await accepted.get()) is not None:
-                yield await task
-                room.release()
-            if not await reader:
-                raise ShuttingDownError(SHUTTING_DOWN)
-        finally:
-            reader.cancel()
+        """Works on at most `max_stream_questions` requests at a time, and answers in their order
+        as Triton does."""
+        respond = partial(self._stream_response, deadline=deadline(context))
+        limit = self._settings.max_stream_questions
+        return responses(raws, respond, self._calls, limit=limit, in_order=True)
 
     async def _stream_response(
         self, raw: bytes, deadline: float | None

@@ -1,37 +1,34 @@
-"""The `QuestionAnswering` gRPC service: messages in, messages out, errors to statuses."""
+"""The `QuestionAnswering` gRPC service: messages in, messages out."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 
 import grpc
-from google.protobuf.message import Message
 
 from electra_qa import __version__
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Rules
 
 from .answerer import Answered
-from .calls import (
-    END,
+from .calls import Calls
+from .errors import InvalidRequestError, RequestError
+from .handlers import (
     INTERNAL_ERROR,
-    Calls,
     Context,
-    abort,
+    Unary,
     deadline,
     duration,
+    generic_handler,
     parse,
-    serialize,
 )
-from .errors import SHUTTING_DOWN, InvalidRequestError, RequestError, ShuttingDownError
 from .model import Model
 from .models import Models
 from .options import QuestionOptions, max_top_k
 from .settings import ServerSettings
+from .streams import responses
 
 log = logging.getLogger(__name__)
 
@@ -39,30 +36,18 @@ SERVICE = pb.DESCRIPTOR.services_by_name["QuestionAnswering"].full_name
 
 
 class QuestionAnsweringService:
-    """Requests come as bytes and are parsed here, so that a message that can't be parsed has a
-    status of its own instead of gRPC's own way of failing."""
-
     def __init__(self, models: Models, settings: ServerSettings, calls: Calls) -> None:
         self._models = models
         self._settings = settings
         self._calls = calls
 
     def handler(self) -> grpc.GenericRpcHandler:
-        unary: dict[str, Callable[[bytes, Context], Awaitable[Message]]] = {
+        unary: dict[str, Unary] = {
             "Answer": self.answer,
             "AnswerBatch": self.answer_batch,
             "GetInfo": self.get_info,
         }
-        handlers: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._calls.guarded(name, method), response_serializer=serialize
-            )
-            for name, method in unary.items()
-        }
-        handlers["AnswerStream"] = grpc.stream_stream_rpc_method_handler(
-            self.answer_stream, response_serializer=serialize
-        )
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return generic_handler(SERVICE, self._calls, unary, {"AnswerStream": self.answer_stream})
 
     async def answer(self, raw: bytes, context: Context) -> pb.AnswerResponse:
         with self._calls.open():
@@ -86,53 +71,13 @@ class QuestionAnsweringService:
                 )
             return pb.AnswerBatchResponse(results=[_result(one, model) for one in answered])
 
-    async def answer_stream(
+    def answer_stream(
         self, raws: AsyncIterator[bytes], context: Context
-    ) -> AsyncIterator[pb.AnswerStreamResponse]:
-        """Reads on while at most `max_stream_questions` are under way."""
-        try:
-            with self._calls.counted("AnswerStream"), self._calls.open():
-                async with aclosing(self._answers(raws, deadline(context))) as answers:
-                    async for answer in answers:
-                        yield answer
-        except ShuttingDownError as error:
-            await abort(context, error)
-        except Exception:
-            log.exception("a stream failed")
-            await abort(context, RequestError(INTERNAL_ERROR))
-
-    async def _answers(
-        self, raws: AsyncIterator[bytes], deadline: float | None
     ) -> AsyncGenerator[pb.AnswerStreamResponse]:
-        """Raises ShuttingDownError, after its answers, where draining cut the reading short."""
-        room = asyncio.Semaphore(self._settings.max_stream_questions)
-        ready: asyncio.Queue[pb.AnswerStreamResponse | None] = asyncio.Queue()
-
-        async def answer_one(raw: bytes) -> None:
-            ready.put_nowait(await self._stream_response(raw, deadline))
-
-        async def read_all() -> bool:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    while (await room.acquire()) and not self._calls.draining:
-                        raw = await self._calls.next_message(raws)
-                        if raw is END:
-                            return True
-                        if isinstance(raw, bytes):
-                            tasks.create_task(answer_one(raw))
-                return False
-            finally:
-                ready.put_nowait(None)
-
-        reader = asyncio.create_task(read_all())
-        try:
-            while (response := await ready.get()) is not None:
-                yield response
-                room.release()
-            if not await reader:
-                raise ShuttingDownError(SHUTTING_DOWN)
-        finally:
-            reader.cancel()
+        """Reads on while at most `max_stream_questions` are under way."""
+        respond = partial(self._stream_response, deadline=deadline(context))
+        limit = self._settings.max_stream_questions
+        return responses(raws, respond, self._calls, limit=limit, in_order=False)
 
     async def get_info(self, raw: bytes, _: Context) -> pb.GetInfoResponse:
         parse(pb.GetInfoRequest, raw)

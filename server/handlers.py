@@ -1,0 +1,123 @@
+"""A service's methods as gRPC handlers: messages as bytes in, errors to statuses.
+
+Requests are parsed by the methods, so that a message that can't be parsed has a status of its own
+instead of gRPC's own way of failing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from .calls import Calls
+from .errors import InvalidRequestError, RequestError
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, Message]
+Request = TypeVar("Request", bound=Message)
+Unary = Callable[[bytes, Context], Awaitable[Message]]
+Stream = Callable[[AsyncIterator[bytes], Context], AsyncGenerator[Message]]
+
+INTERNAL_ERROR = "internal error; the server's log has the reason"
+
+
+def generic_handler(
+    service: str, calls: Calls, unary: Mapping[str, Unary], streams: Mapping[str, Stream]
+) -> grpc.GenericRpcHandler:
+    """Of the service's methods, by name. A stream is an open call from its first message on."""
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(
+            _guarded(name, method, calls), response_serializer=_serialize
+        )
+        for name, method in unary.items()
+    } | {
+        name: grpc.stream_stream_rpc_method_handler(
+            _guarded_stream(name, method, calls), response_serializer=_serialize
+        )
+        for name, method in streams.items()
+    }
+    return grpc.method_handlers_generic_handler(service, handlers)
+
+
+def _guarded(name: str, method: Unary, calls: Calls) -> Unary:
+    """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
+
+    async def guarded(raw: bytes, context: Context) -> Message:
+        try:
+            with calls.counted(name):
+                return await method(raw, context)
+        except RequestError as error:
+            await _abort(context, error)
+        except Exception:
+            log.exception("a call failed")
+            await _abort(context, RequestError(INTERNAL_ERROR))
+
+    return guarded
+
+
+def _guarded_stream(name: str, method: Stream, calls: Calls) -> Stream:
+    async def guarded(raws: AsyncIterator[bytes], context: Context) -> AsyncGenerator[Message]:
+        try:
+            with calls.counted(name), calls.open():
+                async with aclosing(method(raws, context)) as responses:
+                    async for response in responses:
+                        yield response
+        except RequestError as error:
+            await _abort(context, error)
+        except Exception:
+            log.exception("a stream failed")
+            await _abort(context, RequestError(INTERNAL_ERROR))
+
+    return guarded
+
+
+async def _abort(context: Context, error: RequestError) -> NoReturn:
+    await context.abort(error.code, str(error), _details(error))
+    raise AssertionError("abort does not return")
+
+
+def _details(error: RequestError) -> tuple[tuple[str, str | bytes], ...]:
+    """The error as trailing metadata, in google.rpc's form, where it says when to try again."""
+    if error.retry_delay_s is None:
+        return ()
+    status = Status(code=error.code.value[0], message=str(error))
+    status.details.add().Pack(RetryInfo(retry_delay=duration(error.retry_delay_s)))
+    metadata: tuple[tuple[str, str | bytes], ...] = rpc_status.to_status(status).trailing_metadata
+    return metadata
+
+
+def duration(seconds: float) -> Duration:
+    converted = Duration()
+    converted.FromMilliseconds(round(seconds * 1e3))
+    return converted
+
+
+def parse(kind: type[Request], raw: bytes) -> Request:
+    """Raises InvalidRequestError."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        raise InvalidRequestError(
+            f"the message is not a {kind.DESCRIPTOR.full_name}, or a text in it is not UTF-8"
+        ) from error
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def deadline(context: Context) -> float | None:
+    """When the call has to be done, by the event loop's clock, in seconds."""
+    remaining = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining
