@@ -76,7 +76,8 @@ def predict_with(
     decoded: list[list[tuple[Window, DecodedWindow]]] = [[] for _ in questions]
     with Progress(console=console) as progress:
         task = progress.add_task("Measuring", total=len(windows))
-        for length, places in batches_by_length(engine, [w.length for _, w in windows]):
+        lengths = [window.length for _, window in windows]
+        for length, places in batches_by_length(lengths, engine.buckets, engine.batch_tokens):
             batch = [windows[place] for place in places]
             results = engine.run(
                 WindowBatch.pad(

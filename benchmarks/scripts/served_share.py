@@ -67,7 +67,9 @@ def sorted_batches(engine: Engine, windows: Sequence[Window]) -> list[WindowBatc
     """By length, the longest first."""
     return [
         WindowBatch.pad([windows[i] for i in places], [30] * len(places), length=length, pad_id=0)
-        for length, places in batches_by_length(engine, [window.length for window in windows])
+        for length, places in batches_by_length(
+            [window.length for window in windows], engine.buckets, engine.batch_tokens
+        )
     ]
 
 

@@ -121,14 +121,7 @@ def best_threshold(
     answerable = np.array([bool(question.answers) for question in kept])
     if answerable.all() or not answerable.any():
         return 0.0
-    f1 = np.array(
-        [
-            max(
-                (f1_score(gold, predictions[q.id].answers[0].text) for gold in q.answers), default=0
-            )
-            for q in kept
-        ]
-    )
+    f1 = np.array([_f1(question, predictions[question.id].answers[0].text) for question in kept])
     # What is won by answering a question rather than saying that it has no answer.
     won = np.where(answerable, f1 / answerable.sum(), -1 / (~answerable).sum())
     order = np.argsort(diffs, kind="stable")

@@ -56,11 +56,11 @@ def begin(output: Path, run: dict[str, Any], *, resume: bool) -> Path | None:
     return None
 
 
-def clear(output: Path) -> None:
-    """Remove what a run left for being resumed."""
+def clear(output: Path, *files: str) -> None:
+    """Remove what a run left for being resumed, with `files` of its own."""
     for checkpoint in output.glob(f"{PREFIX}*"):
         shutil.rmtree(checkpoint)
-    for name in (RUN, "teacher.safetensors"):
+    for name in (RUN, *files):
         (output / name).unlink(missing_ok=True)
 
 

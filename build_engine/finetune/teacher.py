@@ -11,8 +11,10 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as RustTokenizer
 
+from electra_qa.engines import batches_by_length, steps
+
 from ..errors import BuildError
-from .batches import collate
+from .batches import LENGTH_STEP, Batch, collate
 from .data import Feature
 from .model import load_model
 
@@ -26,6 +28,7 @@ def teacher_logits(
     features: Sequence[Feature],
     *,
     pad_id: int,
+    max_length: int,
     device: torch.device,
     output: Path,
     console: Console,
@@ -47,13 +50,12 @@ def teacher_logits(
         raise BuildError(f"{teacher} has another vocabulary than the model")
     torch.nn.Module.to(model, device).eval()
     logits: list[torch.Tensor] = [torch.empty(0)] * len(features)
-    waiting = sorted(range(len(features)), key=lambda index: -lengths[index])
+    buckets = steps(LENGTH_STEP, max_length)
     with Progress(console=console) as progress, torch.inference_mode():
-        task = progress.add_task("Asking the teacher", total=len(waiting))
-        while waiting:
-            count = max(1, TOKENS // lengths[waiting[0]])
-            places, waiting = waiting[:count], waiting[count:]
-            found = _forward(model, [features[place] for place in places], pad_id, device)
+        task = progress.add_task("Asking the teacher", total=len(features))
+        for _, places in batches_by_length(lengths, buckets, TOKENS):
+            batch = collate([features[place] for place in places], pad_id, max_length)
+            found = _forward(model, batch.to(device))
             for place, row in zip(places, found, strict=True):
                 logits[place] = row[: lengths[place]].clone()
             progress.advance(task, len(places))
@@ -63,10 +65,7 @@ def teacher_logits(
     return logits
 
 
-def _forward(
-    model: torch.nn.Module, features: Sequence[Feature], pad_id: int, device: torch.device
-) -> torch.Tensor:
-    batch = collate(features, pad_id, max(feature.length for feature in features)).to(device)
+def _forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,

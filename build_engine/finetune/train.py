@@ -30,6 +30,7 @@ from .model import load_model, save_checkpoint
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
 from .settings import FinetuneData, FinetuneSettings
+from .teacher import FILE as TEACHER_FILE
 from .teacher import pad_logits, teacher_logits
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -89,6 +90,7 @@ def finetune(
             serialized,
             features,
             pad_id=tokenizer.pad_id,
+            max_length=settings.max_seq_length,
             device=device,
             output=output,
             console=console,
@@ -105,7 +107,7 @@ def finetune(
         half=settings.half_weights,
     )
     _report(run, data, examples, evaluation, time.monotonic() - started, output)
-    state.clear(output)
+    state.clear(output, TEACHER_FILE)
 
 
 def _train(run: _Run, output: Path, checkpoint: Path | None, console: Console) -> Evaluation | None:

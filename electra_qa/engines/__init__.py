@@ -126,15 +126,17 @@ def bucket(buckets: tuple[int, ...], length: int) -> int:
     return buckets[bisect_left(buckets, length)]
 
 
-def batches_by_length(engine: Engine, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """(length to pad to, places of the windows) of batches within the engine's token budget.
+def batches_by_length(
+    lengths: Sequence[int], buckets: tuple[int, ...], batch_tokens: int
+) -> Iterator[tuple[int, list[int]]]:
+    """(length to pad to, places of the windows) of batches within an engine's token budget.
 
     The longest windows come first, so that each batch is of like lengths.
     """
     waiting = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     while waiting:
-        length = bucket(engine.buckets, lengths[waiting[0]])
-        count = max(1, engine.batch_tokens // length)
+        length = bucket(buckets, lengths[waiting[0]])
+        count = max(1, batch_tokens // length)
         yield length, waiting[:count]
         waiting = waiting[count:]
 
