@@ -192,7 +192,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
     show_default=True,
     help="Seconds to wait for the server at the address to be ready.",
 )
-@credentials_options
+@credentials_options()
 @click.option("--metrics", help="URL of the Prometheus endpoint of the server at the address.")
 @click.option(
     "--bundle",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,85 +24,19 @@ from rich.text import Text
 
 from electra_qa.bundle import BundleError, default_bundle_path, load_bundle
 from electra_qa.configuration import Effective, effective_elsewhere
-from electra_qa.credentials import Credentials, CredentialsError
-from electra_qa.credentials_options import credentials_options
+from electra_qa.credentials import CredentialsError
 from electra_qa.engines import EngineError, EngineSettings, load_engine
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
 from electra_qa.versions import installed_versions
 
-from .client import Client
 from .download import DEV_SET, dev_set
 from .errors import ElectraQAError
 from .evaluate import evaluate as run_evaluation
 from .messages import Options, Result
-from .private import connect
+from .server_options import ServerChoice, server_options
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerChoice:
-    """Which server to ask, or on what to start one."""
-
-    address: str | None
-    bundle: Path | None
-    device: str
-    wait: float
-    credentials: Credentials
-
-    def connect(self) -> AbstractContextManager[Client]:
-        return connect(
-            self.address,
-            self.bundle,
-            wait_s=self.wait,
-            device=self.device,
-            credentials=self.credentials,
-        )
-
-
-def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--address, --wait, --bundle, --device and those of TLS and tokens, as one `server`."""
-
-    @functools.wraps(command)
-    def with_server(
-        *args: Any,
-        address: str | None,
-        bundle: Path | None,
-        device: str,
-        wait: float,
-        credentials: Credentials,
-        **options: Any,
-    ) -> None:
-        if address is not None and bundle is not None:
-            raise click.UsageError("--address and --bundle: set one, not both")
-        server = ServerChoice(address, bundle, device, wait, credentials)
-        command(*args, server=server, **options)
-
-    decorated = credentials_options(with_server)
-    for option in (
-        click.option(
-            "--bundle",
-            type=click.Path(path_type=Path),
-            help="Start a private server on this bundle.  [default: the one in the package]",
-        ),
-        click.option(
-            "--device",
-            type=click.Choice(["cpu", "gpu"]),
-            default="cpu",
-            show_default=True,
-            help="Of the private server.",
-        ),
-        click.option(
-            "--wait",
-            type=click.FloatRange(min=0),
-            default=0.0,
-            help="Seconds to wait for the server at the address to be ready.",
-        ),
-        click.option("--address", help="Ask the server at HOST:PORT or unix:/PATH instead."),
-    ):
-        decorated = option(decorated)
-    return decorated
 
 
 @contextmanager
@@ -125,7 +58,7 @@ def reported() -> Iterator[None]:
 @click.option("--max-answer-length", type=int, help="In tokens.")
 @click.option("--null-score-diff-threshold", type=float, help="No answer where it is over this.")
 @click.option("--json", "as_json", is_flag=True, help="The whole response, for machines.")
-@server_options
+@server_options()
 def ask(
     question: str,
     context: str | None,
@@ -186,7 +119,7 @@ def _show(console: Console, context: str, result: Result) -> None:
 @click.option("--predictions", type=NEW_FILE, help="Write {id: text} here.")
 @click.option("--null-odds", type=NEW_FILE, help="Write {id: null_score_diff} here.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
-@server_options
+@server_options()
 def evaluate(
     data: str,
     limit: int | None,
@@ -271,7 +204,7 @@ def score(
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-@server_options
+@server_options()
 @click.pass_context
 def info(ctx: click.Context, as_json: bool, server: ServerChoice) -> None:
     """Show the bundle in force, the device, the versions, and the settings that `serve` would start

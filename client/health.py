@@ -15,7 +15,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 @click.command()
 @click.option("--address", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT")
 @click.option("--timeout", default=3.0, show_default=True, help="In seconds.")
-@credentials_options
+@credentials_options()
 def health(address: str, timeout: float, credentials: Credentials) -> None:
     """Ask gRPC's health service; exit with 0 where it says SERVING, else with 1."""
     with credentials.open_channel(address, ()) as channel:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from electra_qa.credentials import Credentials
-from electra_qa.credentials_options import credentials_options
-
 from ..cli import reported
-from ..private import connect
+from ..server_options import ServerChoice, server_options
 from .page import build_page, serve_page
 
 
@@ -26,25 +21,7 @@ def _host_and_port(
 
 
 @click.command()
-@click.option("--server", help="Ask the server at HOST:PORT or unix:/PATH.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    help="Seconds to wait for that server to be ready.",
-)
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    help="Start a private server on this bundle.  [default: the one in the package]",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "gpu"]),
-    default="cpu",
-    show_default=True,
-    help="Of the private server.",
-)
+@server_options("server")
 @click.option(
     "--address",
     default="127.0.0.1:7860",
@@ -52,26 +29,13 @@ def _host_and_port(
     callback=_host_and_port,
     help="Where the page is, as HOST:PORT. Whoever reaches it can ask.",
 )
-@credentials_options
-def playground(
-    server: str | None,
-    wait: float,
-    bundle: Path | None,
-    device: str,
-    address: tuple[str, int],
-    credentials: Credentials,
-) -> None:
+def playground(server: ServerChoice, address: tuple[str, int]) -> None:
     """Try it in a browser: the answer in the passage, the n best, the null score, the times.
 
     The page asks a running server, or a private one that it starts, and ends with Ctrl-C.
     """
-    if server is not None and bundle is not None:
-        raise click.UsageError("--server and --bundle: set one, not both")
-    if server is None and credentials != Credentials():
-        raise click.UsageError("TLS and tokens are for a --server")
-    choice = connect(server, bundle, wait_s=wait, device=device, credentials=credentials)
-    with reported(), choice as client:
-        page = build_page(client, client.info(), server or "a private server")
+    with reported(), server.connect() as client:
+        page = build_page(client, client.info(), server.address or "a private server")
         try:
             url = serve_page(page, *address)
         except OSError as error:

@@ -102,7 +102,7 @@ def test_a_full_queue_says_when_to_try_again() -> None:
     [
         (["--server", "unix:/no/such"], 1, "Error: "),
         (["--server", "x:1", "--bundle", "x"], 2, "set one, not both"),
-        (["--tls"], 2, "TLS and tokens are for a --server"),
+        (["--tls"], 2, "TLS and tokens are for the server at --server"),
         (["--bundle", "/no/such"], 1, "no bundle at /no/such"),
         (["--address", "7860"], 2, "must be HOST:PORT"),
         (["--address", "localhost:0"], 2, "port of 1 to 65535"),

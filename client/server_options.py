@@ -1,0 +1,90 @@
+"""The options of every command that asks one server, or starts a private one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from electra_qa.credentials import Credentials
+from electra_qa.credentials_options import credentials_options
+
+from .client import Client
+from .private import connect
+
+Command = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerChoice:
+    """Which server to ask, or on what to start one."""
+
+    address: str | None
+    bundle: Path | None
+    device: str
+    wait: float
+    credentials: Credentials
+
+    def connect(self) -> AbstractContextManager[Client]:
+        return connect(
+            self.address,
+            self.bundle,
+            wait_s=self.wait,
+            device=self.device,
+            credentials=self.credentials,
+        )
+
+
+def server_options(name: str = "address") -> Callable[[Command], Command]:
+    """--address, --wait, --bundle, --device and those of TLS and tokens, as one `server`.
+
+    name: of the first of them.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_server(
+            *args: Any,
+            bundle: Path | None,
+            device: str,
+            wait: float,
+            credentials: Credentials,
+            **options: Any,
+        ) -> Any:
+            address = options.pop(name)
+            if address is not None and bundle is not None:
+                raise click.UsageError(f"--{name} and --bundle: set one, not both")
+            server = ServerChoice(address, bundle, device, wait, credentials)
+            return command(*args, server=server, **options)
+
+        decorated: Command = credentials_options(name)(with_server)
+        for option in (
+            click.option(
+                "--bundle",
+                type=click.Path(path_type=Path),
+                help="Start a private server on this bundle.  [default: the one in the package]",
+            ),
+            click.option(
+                "--device",
+                type=click.Choice(["cpu", "gpu"]),
+                default="cpu",
+                show_default=True,
+                help="Of the private server.",
+            ),
+            click.option(
+                "--wait",
+                type=click.FloatRange(min=0),
+                default=0.0,
+                help=f"Seconds to wait for the server at --{name} to be ready.",
+            ),
+            click.option(f"--{name}", help="Ask the server at HOST:PORT or unix:/PATH instead."),
+        ):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
