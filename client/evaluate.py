@@ -11,6 +11,10 @@ from electra_qa.squad import SquadQuestion, squad_metrics
 from .client import Client
 from .errors import ElectraQAError
 
+# Of a batch of questions. Nobody waits for one answer here, and a machine that is busy with other
+# work may take minutes for what is queued.
+TIMEOUT_S = 900.0
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -37,7 +41,8 @@ def evaluate(
     null_odds: dict[str, float] = {}
     windows = 0
     started = time.perf_counter()
-    outcomes = client.answer_many((q.question, q.context) for q in questions)
+    pairs = ((question.question, question.context) for question in questions)
+    outcomes = client.answer_many(pairs, timeout=TIMEOUT_S)
     for question, outcome in zip(questions, outcomes, strict=True):
         if isinstance(outcome, ElectraQAError):
             raise type(outcome)(f"question {question.id}: {outcome}", outcome.code)
