@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from electra_qa.engines import usable_cpus
 from electra_qa.rpc import electra_qa_pb2 as pb
 
 
@@ -40,9 +41,8 @@ class ServerInfo:
 
 
 def this_machine() -> Machine:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(_cpu_model(), cores or 1, round(memory / 2**30, 1))
+    return Machine(_cpu_model(), usable_cpus(), round(memory / 2**30, 1))
 
 
 def _cpu_model() -> str:

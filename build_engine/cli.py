@@ -121,6 +121,8 @@ def finetune(
     from .finetune import state
     from .finetune.train import finetune as train
 
+    if resume and overwrite_output_dir:
+        raise click.UsageError("--resume and --overwrite_output_dir: set one, not both")
     data = FinetuneData(model_name_or_path, train_file, predict_file, question_edits, teacher)
     console = Console(stderr=True)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import grpc
 
+from electra_qa.credentials import Credentials
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import AdminStub
 
@@ -22,7 +23,7 @@ from .errors import from_rpc
 )
 def reload(address: str, timeout: float) -> None:
     """Have a server load its bundle anew, and wait until it serves from it and from no other."""
-    with grpc.insecure_channel(address) as channel:
+    with Credentials().open_channel(address, ()) as channel:
         try:
             response = AdminStub(channel).Reload(pb.ReloadRequest(), timeout=timeout)
         except grpc.RpcError as error:

@@ -22,14 +22,20 @@ class DownloadError(ElectraQAError):
 
 
 def dev_set() -> Path:
-    """The dev set's file in the user's cache; fetched where it is not there yet."""
-    cache = user_cache()
-    path = cache / "dev-v2.0.json"
-    if path.is_file() and sha256_of(path) == SHA256:
-        return path
-    content = fetch(URL, SHA256)
-    cache.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    """The dev set's file in the user's cache; fetched where it is not there yet.
+
+    Raises DownloadError.
+    """
+    try:
+        cache = user_cache()
+        path = cache / "dev-v2.0.json"
+        if path.is_file() and sha256_of(path) == SHA256:
+            return path
+        cache.mkdir(parents=True, exist_ok=True)
+        content = fetch(URL, SHA256)
+        path.write_bytes(content)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise DownloadError(f"the dev set can't be kept in the cache: {error}") from error
     return path
 
 

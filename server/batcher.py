@@ -82,7 +82,6 @@ class _Call:
     outcomes: list[Outcome | None]
     open_questions: int
     batches: int = 0
-    last_batch: _Batch | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -369,12 +368,10 @@ class Batcher:
                 _end(entry.question, EngineFailedError("the engine failed"))
             self._on_failure()
             return
+        for call in {entry.question.call for entry in batch.entries}:
+            call.batches += 1
         for index, entry in enumerate(batch.entries):
-            question = entry.question
-            call = question.call
-            if call.last_batch is not batch:
-                call.last_batch = batch
-                call.batches += 1
+            question, call = entry.question, entry.question.call
             question.decoded[entry.index] = row(decoded, index)
             question.missing -= 1
             if not question.missing:

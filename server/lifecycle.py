@@ -64,7 +64,6 @@ async def started(
 ) -> AsyncIterator[tuple[str, Models]]:
     """`running`, with the models that it serves. What was opened is closed, however it ends."""
     metrics = Metrics()
-    metrics.serves(engine.device)
     calls = Calls(metrics)
     readiness = Health(SERVICES)
     is_warm = False
@@ -77,10 +76,10 @@ async def started(
             at_failure.callback(engine.close)
             try:
                 lengths = warm_up_lengths(settings, bundle)
+                tokenizer = read_tokenizer(bundle)
             except ValueError as error:
                 raise StartError(str(error)) from error
             security = make_security(settings, metrics)
-            tokenizer = read_tokenizer(bundle)
             tracing = start_tracing()
             parts = Parts(bundle, engine, tokenizer)
             models = Models(parts, load, settings, metrics, tracing, tell_health)
@@ -107,7 +106,8 @@ async def started(
         watching = asyncio.create_task(watch(security.files))
         stack.callback(watching.cancel)
         stack.push_async_callback(_drain, server, calls, readiness, settings.drain_timeout_s)
-        await asyncio.to_thread(warm_up, engine, tokenizer, lengths)
+        with models.current:  # a reload meanwhile waits before it closes the engine
+            await asyncio.to_thread(warm_up, engine, tokenizer, lengths)
         is_warm = True
         await tell_health()
         yield address, models

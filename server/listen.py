@@ -13,4 +13,6 @@ def listen(add_port: Callable[[str], int], address: str) -> str:
         port = add_port(address)
     except RuntimeError as error:
         raise StartError(f"can't listen on {address}: in use, or not an address here") from error
-    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    if address.startswith(("unix:", "unix-abstract:")):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"

@@ -88,10 +88,8 @@ class Metrics:
             self.reloads.labels(status)
         self._model = Info("electra_qa_model", "The bundle in force.", registry=self.registry)
 
-    def model_changed(self, bundle: Bundle) -> None:
+    def model_changed(self, bundle: Bundle, device: str) -> None:
         self._model.info({"version": bundle.version, "precision": bundle.manifest.precision})
-
-    def serves(self, device: str) -> None:
         self._build.info({"version": __version__, "device": device})
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
@@ -135,6 +133,8 @@ def exposed(metrics: Metrics, address: str | None) -> Iterator[None]:
         return
     host, _, port = address.rpartition(":")
     try:
+        # IPv6 in brackets, as in every other address of a server.
+        host = host.removeprefix("[").removesuffix("]")
         server, thread = start_http_server(int(port), host, metrics.registry)
     except (OSError, ValueError, OverflowError) as error:
         raise StartError(f"can't serve metrics at {address}: {error}") from error

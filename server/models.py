@@ -49,7 +49,7 @@ class Models:
         self._next: asyncio.Task[str] | None = None
         self._closing = False
         self.current = self._made(parts)
-        metrics.model_changed(parts.bundle)
+        metrics.model_changed(parts.bundle, parts.engine.device)
 
     def reload(self) -> asyncio.Task[str]:
         """Load the bundle anew and put it into force; gives its version. Raises ReloadError.
@@ -92,7 +92,7 @@ class Models:
             await asyncio.to_thread(parts.engine.close)
             raise
         old, self.current = self.current, new
-        self._metrics.model_changed(new.bundle)
+        self._metrics.model_changed(new.bundle, new.device)
         await self._on_change()
         log.info("model %s is in force, %s finishes its calls", new.version, old.version)
         await old.retire()

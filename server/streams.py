@@ -33,14 +33,13 @@ async def responses(
             async with asyncio.TaskGroup() as tasks:
                 while (await room.acquire()) and not calls.draining:
                     raw = await calls.next_message(raws)
-                    if raw is END:
-                        return True
-                    if isinstance(raw, bytes):
-                        task = tasks.create_task(respond(raw))
-                        if in_order:
-                            ready.put_nowait(task)
-                        else:
-                            task.add_done_callback(ready.put_nowait)
+                    if not isinstance(raw, bytes):
+                        return raw is END
+                    task = tasks.create_task(respond(raw))
+                    if in_order:
+                        ready.put_nowait(task)
+                    else:
+                        task.add_done_callback(ready.put_nowait)
             return False
         finally:
             ready.put_nowait(None)

@@ -21,6 +21,8 @@ RUN = "run.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STEP = "step.json"
+# The logits of a teacher, which the run waited for.
+TEACHER = "teacher.safetensors"
 PREFIX = "checkpoint-"
 
 
@@ -33,11 +35,11 @@ class Learner:
     scaler: torch.amp.GradScaler
 
 
-def begin(output: Path, run: dict[str, Any], *, resume: bool) -> Path | None:
-    """Make the folder `output` ready for a run; the checkpoint to go on from, if there is one.
+def check(output: Path, run: dict[str, Any], *, resume: bool) -> Path | None:
+    """The checkpoint in the folder `output` to go on from, if there is one.
 
-    run: what must be the same for a run to go on. Raises BuildError where `output` has another
-    run's checkpoints, or has some without `resume`.
+    run: what must be the same for a run to go on. Raises BuildError where `output` holds another
+    run, holds one without `resume`, or holds none with it.
     """
     found = sorted(output.glob(f"{PREFIX}*"), key=lambda p: int(p.name.removeprefix(PREFIX)))
     note = output / RUN
@@ -51,16 +53,20 @@ def begin(output: Path, run: dict[str, Any], *, resume: bool) -> Path | None:
         return found[-1] if found else None
     if note.is_file():
         raise BuildError(f"{output.name} holds a run: --resume it, or --overwrite_output_dir")
-    output.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     return None
 
 
-def clear(output: Path, *files: str) -> None:
-    """Remove what a run left for being resumed, with `files` of its own."""
+def begin(output: Path, run: dict[str, Any]) -> None:
+    """From here on `output` holds this run."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+def clear(output: Path) -> None:
+    """Remove what a run left for being resumed."""
     for checkpoint in output.glob(f"{PREFIX}*"):
         shutil.rmtree(checkpoint)
-    for name in (RUN, *files):
+    for name in (RUN, TEACHER):
         (output / name).unlink(missing_ok=True)
 
 

@@ -17,8 +17,8 @@ from ..errors import BuildError
 from .batches import LENGTH_STEP, Batch, collate
 from .data import Feature
 from .model import load_model
+from .state import TEACHER
 
-FILE = "teacher.safetensors"
 TOKENS = 4096
 
 
@@ -38,7 +38,7 @@ def teacher_logits(
     They are kept in the folder `output` for a run that is resumed. Raises BuildError where the
     teacher can't be loaded or has another vocabulary.
     """
-    file = output / FILE
+    file = output / TEACHER
     lengths = [feature.length for feature in features]
     if file.is_file():
         kept = load_file(file)["logits"]

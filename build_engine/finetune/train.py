@@ -30,7 +30,6 @@ from .model import load_model, save_checkpoint
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
 from .settings import FinetuneData, FinetuneSettings
-from .teacher import FILE as TEACHER_FILE
 from .teacher import pad_logits, teacher_logits
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,7 +63,8 @@ def finetune(
     """
     device = _device(settings)
     started = time.monotonic()
-    checkpoint = state.begin(output, _identity(data, settings), resume=resume)
+    identity = _identity(data, settings)
+    checkpoint = state.check(output, identity, resume=resume)
     examples = read_examples(data, settings)
     torch.manual_seed(settings.seed)  # the span head begins at random
     model, serialized = load_model(
@@ -83,6 +83,7 @@ def finetune(
     if not features:
         raise BuildError("the training files have no question with a context")
     _describe(examples, features, console)
+    state.begin(output, identity)
     teacher: list[torch.Tensor] = []
     if data.teacher:
         teacher = teacher_logits(
@@ -107,7 +108,7 @@ def finetune(
         half=settings.half_weights,
     )
     _report(run, data, examples, evaluation, time.monotonic() - started, output)
-    state.clear(output, TEACHER_FILE)
+    state.clear(output)
 
 
 def _train(run: _Run, output: Path, checkpoint: Path | None, console: Console) -> Evaluation | None:

@@ -6,6 +6,7 @@ imported only when an engine is asked for.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,18 @@ def _load_cpu_engine(bundle: Bundle, settings: EngineSettings) -> Engine:
 # Of the CPU engines. A new length costs a kernel (10 to 20 ms, once); buckets further apart cost
 # more in padding in the long run.
 CPU_LENGTH_STEP = 16
+
+
+def cpu_threads(settings: EngineSettings) -> int:
+    """What was asked for, or as many as the process has CPUs to run on."""
+    return settings.threads or usable_cpus()
+
+
+def usable_cpus() -> int:
+    """Those of this process; a share of their time, such as a container's limit, is not seen."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpu_streams(threads: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 
 import openvino
@@ -16,6 +15,7 @@ from . import (
     EngineSettings,
     cpu_batch_tokens,
     cpu_streams,
+    cpu_threads,
     steps,
 )
 
@@ -41,7 +41,7 @@ class OpenVINOEngine:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         core = openvino.Core()
-        streams = settings.streams or cpu_streams(settings.threads or os.cpu_count() or 1)
+        streams = settings.streams or cpu_streams(cpu_threads(settings))
         precision = precision_config(core, bundle)
         config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(streams)} | precision
         if settings.threads is not None:

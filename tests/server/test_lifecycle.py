@@ -118,6 +118,27 @@ async def test_draining_ends_a_stream_after_its_answers(
     assert sorted(got) == ["a", "b"]
 
 
+async def test_draining_ends_an_idle_stream_of_one_question_at_a_time(
+    bundle: Bundle, engine: GatedEngine
+) -> None:
+    settings = ServerSettings(address="127.0.0.1:0", max_stream_questions=1)
+    server = running(bundle, engine, settings)
+    address = await server.__aenter__()
+
+    async def questions():  # type: ignore[no-untyped-def]
+        yield "a", ("who?", CONTEXT)
+        await asyncio.sleep(60)
+
+    async with AsyncClient(address) as client:
+        stream = client.answer_stream(questions())
+        assert (await anext(stream))[0] == "a"
+        leaving = asyncio.create_task(server.__aexit__(None, None, None))
+        with pytest.raises(UnavailableError, match="shutting down"):
+            async with asyncio.timeout(settings.drain_timeout_s / 2):
+                await anext(stream)
+        await leaving
+
+
 async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
     bundle: Bundle, engine: GatedEngine
 ) -> None:

@@ -6,7 +6,6 @@ exact on it, and little more than half as fast.
 
 from __future__ import annotations
 
-import os
 import queue
 from importlib import metadata
 
@@ -21,6 +20,7 @@ from .. import (
     EngineSettings,
     cpu_batch_tokens,
     cpu_streams,
+    cpu_threads,
     steps,
 )
 from .graph import without_saturation
@@ -32,7 +32,7 @@ class OnnxRuntimeEngine:
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where ONNX Runtime does not take the graph."""
         self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
-        threads = settings.threads or os.cpu_count() or 1
+        threads = cpu_threads(settings)
         streams = min(threads, settings.streams or cpu_streams(threads))
         self.slots = streams
         self.batch_tokens = cpu_batch_tokens(settings, threads // streams)

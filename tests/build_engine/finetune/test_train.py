@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -284,17 +284,29 @@ def test_no_gpu_is_said(model: Path, squad_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_none_of_squads_is_an_error_of_one_line(tmp_path: Path, model: Path) -> None:
-    path = tmp_path / "broken.json"
-    path.write_text("{}", encoding="utf-8")
-    result = CliRunner().invoke(
-        main,
-        [
-            "finetune",
-            f"--model_name_or_path={model}",
-            f"--train_file={path}",
-            f"--output_dir={tmp_path / 'out'}",
-        ],
-    )
+    result = finetune_broken_file(model, tmp_path)
     assert result.exit_code == 1
     assert result.output.splitlines()[-1] == "Error: broken.json is not a SQuAD file: no 'data'"
     assert not issubclass(SquadError, BuildError)
+    assert not (tmp_path / "out").exists()  # the corrected command finds nothing in its way
+
+
+def test_overwriting_forgets_the_teachers_answers_too(tmp_path: Path, model: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("run.json", "teacher.safetensors"):
+        (output / name).touch()
+    finetune_broken_file(model, tmp_path, "--overwrite_output_dir")
+    assert list(output.iterdir()) == []
+
+
+def test_a_run_is_not_resumed_and_overwritten(tmp_path: Path, model: Path) -> None:
+    result = finetune_broken_file(model, tmp_path, "--resume", "--overwrite_output_dir")
+    assert "set one, not both" in result.output
+
+
+def finetune_broken_file(model: Path, folder: Path, *options: str) -> Result:
+    path = folder / "broken.json"
+    path.write_text("{}", encoding="utf-8")
+    files = [f"--train_file={path}", f"--output_dir={folder / 'out'}"]
+    return CliRunner().invoke(main, ["finetune", f"--model_name_or_path={model}", *files, *options])
