@@ -512,8 +512,8 @@ class Limits(google.protobuf.message.Message):
     max_message_bytes: builtins.int
     """Of one message."""
     max_queue_tokens: builtins.int
-    """Tokens that wait for the engine, over all calls. A call that is refused for it has the trailing
-    metadata "retry-after-ms".
+    """Tokens that wait for the engine, over all calls. A call that is refused for it has a
+    google.rpc.RetryInfo among the status details.
     """
     max_windows: builtins.int
     """Windows that one call is cut into, over all its questions; INVALID_ARGUMENT over it."""
