@@ -46,7 +46,7 @@ proto: $(VENV)-proto/.done
 
 ## bundle: the default bundle anew, from the checkpoint in models/ and training data
 bundle: $(VENV)/.dev
-	$(BIN)/electra-qa build --checkpoint models/electra-mini-squad2 \
+	$(BIN)/electra-qa build --checkpoint models/electra-minilm-squad2 \
 		--output electra_qa/default_bundle --precision int8 --max-f1-drop 0.5 \
 		--calibration $(SQUAD)/train/squadshifts-amazon.json \
 		--calibration $(SQUAD)/train/squadshifts-reddit.json \

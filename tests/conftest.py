@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,8 @@ def shared_models() -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
-    return REPOSITORY / "models" / "electra-mini-squad2"
+    """The one that the default bundle is built from."""
+    return REPOSITORY / "models" / "electra-minilm-squad2"
 
 
 @pytest.fixture(scope="session")
@@ -82,13 +84,31 @@ def tokenizer(checkpoint: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The checkpoint in the repository as an fp32 bundle, with the settings that `build` has."""
+    return _fp32_bundle(checkpoint, tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def reference_bundle(shared_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same of the checkpoint whose answers in PyTorch are known."""
+    checkpoint = shared_models / "electra-mini-squad2"
+    return _fp32_bundle(checkpoint, tmp_path_factory.mktemp("reference"))
+
+
+def _fp32_bundle(checkpoint: Path, output: Path) -> Bundle:
     from rich.console import Console
 
     from electra_qa.build_engine.build import BuildData, BuildSettings, build_bundle
 
-    output = tmp_path_factory.mktemp("bundle")
     quiet = Console(file=io.StringIO())
     return build_bundle(str(checkpoint), output, BuildSettings(), BuildData(), quiet)
+
+
+@pytest.fixture(scope="session")
+def reference(shared_models: Path) -> dict[str, dict[str, Any]]:
+    """By question id: text, start, end, best and null, see ../shared/models/README.md."""
+    path = shared_models / "electra-mini-squad2" / "reference_predictions.json"
+    content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 @pytest.fixture(scope="session")

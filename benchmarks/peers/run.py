@@ -34,7 +34,7 @@ from .measuring import Comparison, Figures
 from .roster import CONTESTANTS, OURS, PEERS, REFERENCE, Peer
 from .running import Running, StartFailedError, start
 
-CHECKPOINT = Path(__file__).parents[2] / "models" / "electra-mini-squad2"
+CHECKPOINT = Path(__file__).parents[2] / "models" / "electra-minilm-squad2"
 SEED = 1
 
 

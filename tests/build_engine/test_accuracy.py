@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,13 +14,11 @@ from electra_qa.squad import read_squad
 
 
 def test_a_bundle_answers_as_its_checkpoint_in_pytorch(
-    bundle: Bundle, squad_folder: Path, shared_models: Path
+    reference_bundle: Bundle, squad_folder: Path, reference: dict[str, dict[str, Any]]
 ) -> None:
-    path = shared_models / "electra-mini-squad2" / "reference_predictions.json"
-    reference = json.loads(path.read_text(encoding="utf-8"))
     questions = read_squad(squad_folder / "dev-v2.0.json")[::400]
     quiet = Console(file=io.StringIO())
-    predictions = predict(bundle, load_engine(bundle), questions, quiet)
+    predictions = predict(reference_bundle, load_engine(reference_bundle), questions, quiet)
     assert len(predictions) == 30
     for id_, prediction in predictions.items():
         expected, best = reference[id_], prediction.answers[0]

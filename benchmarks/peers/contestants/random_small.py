@@ -1,7 +1,7 @@
 """A checkpoint of ELECTRA-small's shape with random weights: for speed, its answers mean nothing.
 
     python benchmarks/peers/contestants/random_small.py \
-        --tokenizer models/electra-mini-squad2 --output electra-small-random
+        --tokenizer models/electra-minilm-squad2 --output electra-small-random
     electra-qa build --checkpoint electra-small-random --output electra-small-random-bundle \
         --precision int8 --calibration FILE
 
