@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,19 @@ from electra_qa.credentials import Credentials
 from electra_qa.credentials_options import credentials_options
 
 from .client import Client
-from .private import connect
+from .private import PrivateServer
 
 Command = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerChoice:
-    """Which server to ask, or on what to start one."""
+    """Which server to ask, or on what to start one.
+
+    address: None for a private server on `bundle` and `device`.
+    wait: for the server at the address to be ready, in seconds.
+    credentials: for the server at the address.
+    """
 
     address: str | None
     bundle: Path | None
@@ -30,14 +35,26 @@ class ServerChoice:
     wait: float
     credentials: Credentials
 
-    def connect(self) -> AbstractContextManager[Client]:
-        return connect(
+    @contextmanager
+    def connect(self) -> Iterator[Client]:
+        """A client of that server."""
+        if self.address is None:
+            with (
+                PrivateServer(self.bundle, device=self.device) as server,
+                Client(server.address) as client,
+            ):
+                yield client
+            return
+        credentials = self.credentials
+        with Client(
             self.address,
-            self.bundle,
-            wait_s=self.wait,
-            device=self.device,
-            credentials=self.credentials,
-        )
+            tls=credentials.tls,
+            token=credentials.token,
+            insecure=credentials.insecure,
+        ) as client:
+            if self.wait:
+                client.wait_until_ready(self.wait)
+            yield client
 
 
 def server_options(name: str = "address") -> Callable[[Command], Command]:

@@ -51,17 +51,12 @@ def generic_handler(
 
 
 def _guarded(name: str, method: Unary, calls: Calls) -> Unary:
-    """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
-
     async def guarded(raw: bytes, context: Context) -> Message:
         try:
             with calls.counted(name):
                 return await method(raw, context)
-        except RequestError as error:
+        except Exception as error:
             await _abort(context, error)
-        except Exception:
-            log.exception("a call failed")
-            await _abort(context, RequestError(INTERNAL_ERROR))
 
     return guarded
 
@@ -73,16 +68,17 @@ def _guarded_stream(name: str, method: Stream, calls: Calls) -> Stream:
                 async with aclosing(method(raws, context)) as responses:
                     async for response in responses:
                         yield response
-        except RequestError as error:
+        except Exception as error:
             await _abort(context, error)
-        except Exception:
-            log.exception("a stream failed")
-            await _abort(context, RequestError(INTERNAL_ERROR))
 
     return guarded
 
 
-async def _abort(context: Context, error: RequestError) -> NoReturn:
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
+    if not isinstance(error, RequestError):
+        log.error("a call failed", exc_info=error)
+        error = RequestError(INTERNAL_ERROR)
     await context.abort(error.code, str(error), _details(error))
     raise AssertionError("abort does not return")
 
