@@ -128,6 +128,8 @@ def tiny_checkpoint(
             BertForQuestionAnswering,
             ElectraConfig,
             ElectraForQuestionAnswering,
+            MPNetConfig,
+            MPNetForQuestionAnswering,
         )
 
         shape: dict[str, Any] = {
@@ -141,6 +143,8 @@ def tiny_checkpoint(
         if model_type == "electra":
             shape = {"embedding_size": 16, **shape, **config}
             model: Any = ElectraForQuestionAnswering(ElectraConfig(**shape))
+        elif model_type == "mpnet":
+            model = MPNetForQuestionAnswering(MPNetConfig(**shape | config))
         else:
             model = BertForQuestionAnswering(BertConfig(**shape | config))
         # What Transformers starts from is too tame to test with: biases of 0, logits near 0.

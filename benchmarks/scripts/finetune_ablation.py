@@ -79,6 +79,7 @@ def variants(edits: Path, teacher: str, real: Path) -> Iterator[tuple[str, list[
 @click.option("--first-steps", default=250)
 @click.option("--steps", default=60)
 @click.option("--questions", default=600, help="Of --pairs to ask, and of answerable ones a run.")
+@click.option("--autocast", default="no", help="As for finetune.")
 def main(
     train_files: tuple[Path, ...],
     model: Path,
@@ -89,6 +90,7 @@ def main(
     first_steps: int,
     steps: int,
     questions: int,
+    autocast: str,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
     asked = take(pairs, output / "asked.json", questions, every=2)
@@ -96,13 +98,14 @@ def main(
     share = questions // len(train_files)
     few = [take(file, output / f"few-{file.name}", share, every=7) for file in train_files]
     start = output / "start"
-    options = ["--held_out", "0", "--learning_rate", "1.2e-4", "--max_steps", str(first_steps)]
+    options = ["--autocast", autocast, "--held_out", "0"]
+    options += ["--learning_rate", "1.2e-4", "--max_steps", str(first_steps)]
     finetune(model, list(train_files), start, *options)
     print("| trained on | made | EM | F1 | HasAns F1 | NoAns F1 | threshold | minutes |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for index, (name, more, files) in enumerate(variants(question_edits, teacher, real)):
-        options = ["--predict_file", str(asked), "--learning_rate", "6e-5"]
-        options += ["--max_steps", str(steps), *more]
+        options = ["--autocast", autocast, "--predict_file", str(asked)]
+        options += ["--learning_rate", "6e-5", "--max_steps", str(steps), *more]
         result = finetune(start, [*few, *files], output / str(index), *options)
         scores = result["held_out"]
         cells = [

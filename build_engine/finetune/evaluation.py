@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rich.console import Console
-from transformers import ElectraForQuestionAnswering
 
 from electra_qa.engines import steps
 from electra_qa.spans import DecodedWindows, DecodeOptions, Prediction, decode
@@ -18,6 +17,7 @@ from electra_qa.windows import WindowBatch
 
 from ..accuracy import predict_with
 from .batches import LENGTH_STEP
+from .model import QaModel, span_logits
 from .settings import FinetuneSettings
 
 EVAL_TOKENS = 4096
@@ -26,31 +26,35 @@ EVAL_TOKENS = 4096
 class TorchEngine:
     """An engine as the server knows it, of a model in training."""
 
-    def __init__(self, model: ElectraForQuestionAnswering, max_seq_length: int) -> None:
+    def __init__(self, model: QaModel, settings: FinetuneSettings) -> None:
         self._model = model
+        self._autocast = settings.autocast
         self.device = str(model.device)
         self.slots = 1
         self.batch_tokens = EVAL_TOKENS
-        self.buckets = steps(LENGTH_STEP, max_seq_length)
+        self.buckets = steps(LENGTH_STEP, settings.max_seq_length)
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
         input_ids = torch.from_numpy(batch.input_ids.astype(np.int64))
         positions = torch.arange(input_ids.shape[1])[None]
         bounds = torch.from_numpy(batch.bounds.astype(np.int64))
-        inputs = {
-            "input_ids": input_ids,
-            # The last [SEP] is right behind the context.
-            "attention_mask": (positions <= bounds[:, 1, None]).long(),
-            "token_type_ids": (
-                (positions >= bounds[:, 0, None]) & (positions <= bounds[:, 1, None])
-            ).long(),
-        }
-        self._model.eval()
+        # The last [SEP] is right behind the context.
+        used = positions <= bounds[:, 1, None]
+        segments = used & (positions >= bounds[:, 0, None])
+        device = self._model.device
+        torch.nn.Module.eval(self._model)
         with torch.inference_mode():
-            output = self._model(**{k: v.to(self._model.device) for k, v in inputs.items()})
+            logits = span_logits(
+                self._model,
+                input_ids.to(device),
+                used.long().to(device),
+                segments.long().to(device),
+                self._autocast,
+            )
+        starts, ends = logits.cpu().numpy().transpose(2, 0, 1)
         return decode(
-            output.start_logits.float().cpu().numpy(),
-            output.end_logits.float().cpu().numpy(),
+            starts,
+            ends,
             batch.bounds,
             n_best_size=1,
         )
@@ -75,24 +79,25 @@ class Evaluation:
 
 
 def evaluate(
-    model: ElectraForQuestionAnswering,
+    model: QaModel,
     tokenizer: Tokenizer,
     questions: Sequence[SquadQuestion],
+    threshold_questions: Sequence[SquadQuestion],
     settings: FinetuneSettings,
 ) -> Evaluation:
-    """Score a model at the null_score_diff_threshold whose F1 is best.
+    """Score a model on `questions` at the null_score_diff_threshold whose F1 is best on a part.
 
     It is 0 where all questions are of one kind: nothing says then where it should be.
     """
     predictions = predict_with(
         tokenizer,
-        TorchEngine(model, settings.max_seq_length),
+        TorchEngine(model, settings),
         questions,
         settings.windows,
         DecodeOptions(max_answer_length=settings.max_answer_length),
         Console(quiet=True),
     )
-    threshold = best_threshold(questions, predictions)
+    threshold = best_threshold(threshold_questions, predictions)
     metrics = squad_metrics(
         questions,
         {

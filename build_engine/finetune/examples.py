@@ -27,10 +27,14 @@ DEFAULT_EDITS = Edits(
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Questions, and how many of the made ones are of which kind."""
+    """Questions, and how many of the made ones are of which kind.
+
+    threshold: those of `held_out` that tell where the threshold should be.
+    """
 
     train: Sequence[SquadQuestion]
     held_out: Sequence[SquadQuestion]
+    threshold: Sequence[SquadQuestion]
     made: Mapping[str, int]
 
 
@@ -38,11 +42,13 @@ def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
     """Read the files, hold articles out, and make negatives where they are asked for.
 
     Held-out questions stay as they are in the files, unless no file has an unanswerable one; then
-    made ones join them, since nothing else would tell where the threshold should be.
-    Raises SquadError.
+    made ones join them, since nothing else would tell where the threshold should be. It is chosen
+    on the files that have both kinds: where the kinds come from different files, a model can part
+    them by what the files look like. Raises SquadError.
     """
     train: list[SquadQuestion] = []
     held: list[SquadQuestion] = []
+    of_both_kinds: list[SquadQuestion] = []
     to_change: list[SquadQuestion] = []
     held_to_change: list[SquadQuestion] = []
     share = 0.0 if data.predict_file else settings.held_out
@@ -56,6 +62,8 @@ def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
         if all(question.answers for question in questions):
             to_change += here
             held_to_change += there
+        elif any(question.answers for question in questions):
+            of_both_kinds += there
     if data.predict_file:
         held = read_squad(data.predict_file)
     made: list[tuple[str, SquadQuestion]] = []
@@ -70,6 +78,7 @@ def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
     return Examples(
         train + [question for _, question in made],
         held,
+        of_both_kinds or held,
         collections.Counter(kind for kind, _ in made),
     )
 

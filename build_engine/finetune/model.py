@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer as RustTokenizer
@@ -12,12 +13,19 @@ from transformers import (
     BertForQuestionAnswering,
     ElectraConfig,
     ElectraForQuestionAnswering,
+    MPNetForQuestionAnswering,
     PreTrainedConfig,
 )
 
 from ..checkpoint import FILES, checkpoint_folder, read_tokenizer
 from ..errors import BuildError
+from .mpnet import FIRST_POSITION, bert_vocabulary
 
+Autocast = Literal["no", "bf16", "fp16"]
+QaModel = ElectraForQuestionAnswering | MPNetForQuestionAnswering
+
+AUTOCAST_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MODEL_TYPES = ("electra", "bert", "mpnet")
 # What Transformers may need beyond what `build` reads: it loads pickled weights safely.
 MODEL_FILES = (*FILES, "pytorch_model.bin")
 # What a config of BERT's shares with one of ELECTRA's.
@@ -44,19 +52,21 @@ def load_model(
     do_lower_case: bool = True,
     hidden_dropout_prob: float | None = None,
     attention_probs_dropout_prob: float | None = None,
-) -> tuple[ElectraForQuestionAnswering, str]:
+) -> tuple[QaModel, str]:
     """(a model in float32, the content of its tokenizer.json), from a folder or a hub id.
 
     A model of BERT's shape becomes an ELECTRA one of the same shape: with an embedding as wide as
-    the hidden layers the two compute the same. A span head that is not there yet begins at random,
-    from PyTorch's seed. Raises BuildError.
+    the hidden layers the two compute the same. An MPNet gets BERT's vocabulary: it can teach, but
+    `build` does not take it. A span head that is not there yet begins at random, from PyTorch's
+    seed. Raises BuildError.
     """
     folder, source = checkpoint_folder(folder_or_hub_id, MODEL_FILES)
     try:
         config = AutoConfig.from_pretrained(folder)
-        if config.model_type not in ("electra", "bert"):
+        if config.model_type not in MODEL_TYPES:
             raise BuildError(
-                f"{source}: model_type is {config.model_type!r}; electra and bert can be fine-tuned"
+                f"{source}: model_type is {config.model_type!r}; {', '.join(MODEL_TYPES)} can be "
+                "fine-tuned"
             )
         for name, value in (
             ("hidden_dropout_prob", hidden_dropout_prob),
@@ -68,10 +78,39 @@ def load_model(
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BuildError(f"{source} can't be loaded: {reason}") from error
-    return model, read_tokenizer(folder, do_lower_case=do_lower_case)
+    tokenizer = read_tokenizer(folder, do_lower_case=do_lower_case)
+    if isinstance(model, MPNetForQuestionAnswering):
+        tokenizer = bert_vocabulary(model, tokenizer)
+    return model, tokenizer
 
 
-def _load(folder: Path, config: PreTrainedConfig) -> ElectraForQuestionAnswering:
+def longest_input(model: QaModel) -> int:
+    """How many tokens the model has positions for."""
+    positions: int = model.config.max_position_embeddings
+    return positions - (FIRST_POSITION if model.config.model_type == "mpnet" else 0)
+
+
+def span_logits(
+    model: QaModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    token_type_ids: torch.Tensor,
+    autocast: Autocast,
+) -> torch.Tensor:
+    """float32 [windows, length, 2], of starts and ends, from int64 [windows, length]."""
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if model.config.model_type != "mpnet":  # which has no segments
+        inputs["token_type_ids"] = token_type_ids
+    with torch.autocast(input_ids.device.type, AUTOCAST_DTYPES[autocast], enabled=autocast != "no"):
+        output = model(**inputs)
+    return torch.stack((output.start_logits, output.end_logits), dim=-1).float()
+
+
+def _load(folder: Path, config: PreTrainedConfig) -> QaModel:
+    if config.model_type == "mpnet":
+        return MPNetForQuestionAnswering.from_pretrained(
+            folder, config=config, dtype=torch.float32, attn_implementation="eager"
+        )
     # On a CPU the plain product of matrices is faster to train than fused attention.
     attention = "sdpa" if torch.cuda.is_available() else "eager"
     if config.model_type == "electra":
@@ -93,7 +132,7 @@ def _load(folder: Path, config: PreTrainedConfig) -> ElectraForQuestionAnswering
 
 
 def save_checkpoint(
-    model: ElectraForQuestionAnswering,
+    model: QaModel,
     tokenizer: str,
     output: Path,
     *,
@@ -116,7 +155,7 @@ def save_checkpoint(
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = "float16" if half else "float32"
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_tokenizer(tokenizer, output, do_lower_case, model.config.max_position_embeddings)
+    save_tokenizer(tokenizer, output, do_lower_case, longest_input(model))
 
 
 def save_tokenizer(tokenizer: str, output: Path, do_lower_case: bool, longest: int) -> None:

@@ -6,16 +6,14 @@ import re
 from typing import Any
 
 import torch
-from transformers import ElectraForQuestionAnswering
 
+from .model import QaModel
 from .settings import FinetuneSettings
 
-_LAYER = re.compile(r"electra\.encoder\.layer\.(\d+)\.")
+_LAYER = re.compile(r"\w+\.encoder\.layer\.(\d+)\.")
 
 
-def make_optimizer(
-    model: ElectraForQuestionAnswering, settings: FinetuneSettings
-) -> torch.optim.AdamW:
+def make_optimizer(model: QaModel, settings: FinetuneSettings) -> torch.optim.AdamW:
     """AdamW whose groups have a `base_lr`, the learning rate at its highest.
 
     Biases and layer norms have no weight decay. With `layerwise_lr_decay` d the head learns at the

@@ -16,7 +16,7 @@ from electra_qa.engines import batches_by_length, steps
 from ..errors import BuildError
 from .batches import LENGTH_STEP, Batch, collate
 from .data import Feature
-from .model import load_model
+from .model import Autocast, QaModel, load_model, span_logits
 from .state import TEACHER
 
 TOKENS = 4096
@@ -29,6 +29,7 @@ def teacher_logits(
     *,
     pad_id: int,
     max_length: int,
+    autocast: Autocast,
     device: torch.device,
     output: Path,
     console: Console,
@@ -48,14 +49,15 @@ def teacher_logits(
     model, its_tokenizer = load_model(teacher)
     if _vocabulary(its_tokenizer) != _vocabulary(tokenizer):
         raise BuildError(f"{teacher} has another vocabulary than the model")
-    torch.nn.Module.to(model, device).eval()
+    torch.nn.Module.to(model, device)
+    torch.nn.Module.eval(model)
     logits: list[torch.Tensor] = [torch.empty(0)] * len(features)
     buckets = steps(LENGTH_STEP, max_length)
     with Progress(console=console) as progress, torch.inference_mode():
         task = progress.add_task("Asking the teacher", total=len(features))
         for _, places in batches_by_length(lengths, buckets, TOKENS):
             batch = collate([features[place] for place in places], pad_id, max_length)
-            found = _forward(model, batch.to(device))
+            found = _forward(model, batch.to(device), autocast)
             for place, row in zip(places, found, strict=True):
                 logits[place] = row[: lengths[place]].clone()
             progress.advance(task, len(places))
@@ -65,15 +67,12 @@ def teacher_logits(
     return logits
 
 
-def _forward(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        token_type_ids=batch.token_type_ids,
+def _forward(model: QaModel, batch: Batch, autocast: Autocast) -> torch.Tensor:
+    logits = span_logits(
+        model, batch.input_ids, batch.attention_mask, batch.token_type_ids, autocast
     )
     # Beyond float16's range nothing changes in a softmax.
-    both = torch.stack((output.start_logits, output.end_logits), dim=-1)
-    return both.clamp(-60_000, 60_000).half().cpu()
+    return logits.clamp(-60_000, 60_000).half().cpu()
 
 
 def pad_logits(logits: Sequence[torch.Tensor], length: int) -> torch.Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import ElectraForQuestionAnswering
 
 from electra_qa.bundle import sha256_of
 from electra_qa.squad import SquadQuestion
@@ -26,13 +25,12 @@ from .data import Feature, make_features
 from .evaluation import Evaluation, evaluate
 from .examples import Examples, read_examples
 from .losses import distillation_loss, span_loss
-from .model import load_model, save_checkpoint
+from .model import QaModel, load_model, longest_input, save_checkpoint, span_logits
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
 from .settings import FinetuneData, FinetuneSettings
 from .teacher import pad_logits, teacher_logits
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # May change from one part of a run to the next.
 FREE = ("logging_steps", "save_steps", "eval_steps", "half_weights")
 
@@ -41,11 +39,11 @@ FREE = ("logging_steps", "save_steps", "eval_steps", "half_weights")
 class _Run:
     settings: FinetuneSettings
     device: torch.device
-    model: ElectraForQuestionAnswering
+    model: QaModel
     tokenizer: Tokenizer
     features: Sequence[Feature]
     teacher: Sequence[torch.Tensor]
-    held_out: Sequence[SquadQuestion]
+    examples: Examples
 
 
 def finetune(
@@ -73,10 +71,10 @@ def finetune(
         hidden_dropout_prob=settings.hidden_dropout_prob,
         attention_probs_dropout_prob=settings.attention_probs_dropout_prob,
     )
-    if settings.max_seq_length > model.config.max_position_embeddings:
+    if settings.max_seq_length > longest_input(model):
         raise BuildError(
-            f"max_seq_length must be at most {model.config.max_position_embeddings}, the model's "
-            f"max_position_embeddings, got {settings.max_seq_length}"
+            f"max_seq_length must be at most {longest_input(model)}, the positions of the model, "
+            f"got {settings.max_seq_length}"
         )
     tokenizer = Tokenizer(serialized)
     features = make_features(examples.train, tokenizer, settings.windows)
@@ -92,12 +90,13 @@ def finetune(
             features,
             pad_id=tokenizer.pad_id,
             max_length=settings.max_seq_length,
+            autocast=settings.autocast,
             device=device,
             output=output,
             console=console,
         )
     torch.nn.Module.to(model, device)  # Transformers' own `to` has no types
-    run = _Run(settings, device, model, tokenizer, features, teacher, examples.held_out)
+    run = _Run(settings, device, model, tokenizer, features, teacher, examples)
     evaluation = _train(run, output, checkpoint, console)
     save_checkpoint(
         model,
@@ -107,7 +106,7 @@ def finetune(
         do_lower_case=settings.do_lower_case,
         half=settings.half_weights,
     )
-    _report(run, data, examples, evaluation, time.monotonic() - started, output)
+    _report(run, data, evaluation, time.monotonic() - started, output)
     state.clear(output)
 
 
@@ -138,8 +137,15 @@ def _train(run: _Run, output: Path, checkpoint: Path | None, console: Console) -
             progress.step(done, loss, tokens, settings.learning_rate * share)
             if done % settings.save_steps == 0 and done < total:
                 state.save(output, done, learner)
-            if run.held_out and (done % (settings.eval_steps or epoch_steps) == 0 or done == total):
-                evaluation = evaluate(run.model, run.tokenizer, run.held_out, settings)
+            due = done % (settings.eval_steps or epoch_steps) == 0 or done == total
+            if run.examples.held_out and due:
+                evaluation = evaluate(
+                    run.model,
+                    run.tokenizer,
+                    run.examples.held_out,
+                    run.examples.threshold,
+                    settings,
+                )
                 progress.evaluated(done, evaluation.exact, evaluation.f1, evaluation.threshold)
     return evaluation
 
@@ -162,15 +168,13 @@ def _step(
         )
         tokens += batch.tokens
         batch = batch.to(run.device)
-        with torch.autocast(
-            run.device.type, DTYPES[settings.autocast], enabled=settings.autocast != "no"
-        ):
-            output = run.model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                token_type_ids=batch.token_type_ids,
-            )
-        logits = torch.stack((output.start_logits, output.end_logits), dim=-1).float()
+        logits = span_logits(
+            run.model,
+            batch.input_ids,
+            batch.attention_mask,
+            batch.token_type_ids,
+            settings.autocast,
+        )
         loss = span_loss(logits, batch)
         if run.teacher:
             wanted = pad_logits([run.teacher[i] for i in indices], logits.shape[1])
@@ -232,7 +236,6 @@ def _describe(examples: Examples, features: Sequence[Feature], console: Console)
 def _report(
     run: _Run,
     data: FinetuneData,
-    examples: Examples,
     evaluation: Evaluation | None,
     seconds: float,
     output: Path,
@@ -246,10 +249,10 @@ def _report(
         "question_edits": data.question_edits and data.question_edits.name,
         "teacher": data.teacher and Path(data.teacher).name,
         "settings": dataclasses.asdict(run.settings),
-        "questions": len(examples.train),
+        "questions": len(run.examples.train),
         "windows": len(run.features),
-        "made_negatives": dict(examples.made),
-        "held_out_questions": len(run.held_out),
+        "made_negatives": dict(run.examples.made),
+        "held_out_questions": len(run.examples.held_out),
         "held_out": dict(evaluation.metrics)
         | {
             "null_score_diff_threshold": evaluation.threshold,

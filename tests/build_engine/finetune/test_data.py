@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_qa.build_engine.finetune.data import hold_out, make_features
+from electra_qa.build_engine.finetune.examples import read_examples
+from electra_qa.build_engine.finetune.settings import FinetuneData, FinetuneSettings
 from electra_qa.squad import SquadError, SquadQuestion
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings
@@ -105,3 +109,37 @@ def test_windows_keep_their_order_and_number(tokenizer: Tokenizer) -> None:
     assert len(two) == 2 * len(one) > 2
     for a, b in zip(two, one + one, strict=True):
         assert np.array_equal(a.input_ids, b.input_ids)
+
+
+def test_the_threshold_comes_from_files_with_both_kinds(tmp_path: Path) -> None:
+    def write(name: str, kinds: str) -> Path:
+        """A file with an article for each letter a (answerable) or u."""
+        data = [
+            {
+                "title": str(index),
+                "paragraphs": [
+                    {
+                        "context": f"{name} {index}",
+                        "qas": [
+                            {
+                                "id": f"{name}{index}",
+                                "question": "?",
+                                "answers": [{"text": name, "answer_start": 0}] * (kind == "a"),
+                            }
+                        ],
+                    }
+                ],
+            }
+            for index, kind in enumerate(kinds)
+        ]
+        path = tmp_path / name
+        path.write_text(json.dumps({"data": data}), encoding="utf-8")
+        return path
+
+    files = (write("answerable", "aaaa"), write("unanswerable", "uuuu"), write("both", "auauauau"))
+    settings = FinetuneSettings(held_out=0.5)
+    examples = read_examples(FinetuneData("", files), settings)
+    assert len(examples.held_out) == 8
+    assert [q for q in examples.held_out if "both" in q.id] == examples.threshold
+    apart = read_examples(FinetuneData("", files[:2]), settings)
+    assert apart.threshold == apart.held_out

@@ -12,6 +12,7 @@ from rich.console import Console
 from electra_qa.build_engine.accuracy import predict, predict_with
 from electra_qa.build_engine.finetune.evaluation import TorchEngine, best_threshold
 from electra_qa.build_engine.finetune.model import load_model
+from electra_qa.build_engine.finetune.settings import FinetuneSettings
 from electra_qa.bundle import Bundle
 from electra_qa.engines import load_engine
 from electra_qa.spans import Answer, DecodeOptions, Prediction
@@ -72,7 +73,7 @@ def test_the_model_in_training_answers_as_its_bundle_will(bundle: Bundle, checkp
     model, serialized = load_model(str(checkpoint))
     found = predict_with(
         Tokenizer(serialized),
-        TorchEngine(model, 384),
+        TorchEngine(model, FinetuneSettings()),
         questions,
         bundle.manifest.window_settings,
         DecodeOptions(),

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import BertWordPieceTokenizer
+from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoModelForQuestionAnswering
 
-from electra_qa.build_engine.checkpoint import load_checkpoint
+from electra_qa.build_engine.checkpoint import load_checkpoint, read_tokenizer
 from electra_qa.build_engine.errors import BuildError
-from electra_qa.build_engine.finetune.model import load_model, save_checkpoint
+from electra_qa.build_engine.finetune.model import (
+    load_model,
+    longest_input,
+    save_checkpoint,
+    span_logits,
+)
 from electra_qa.build_engine.finetune.optimizer import make_optimizer, set_learning_rate
 from electra_qa.build_engine.finetune.settings import FinetuneSettings
 
@@ -47,6 +54,52 @@ def test_an_encoder_alone_gets_a_head_from_the_seed(tiny_checkpoint: Callable[..
     assert not torch.equal(heads[0], heads[2])
 
 
+def test_an_mpnet_gets_berts_vocabulary(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint("mpnet", vocab_size=30527, max_position_embeddings=130)
+    bert = read_tokenizer(folder)
+    own = ["<s>", "<pad>", "</s>", "<unk>", *vocabulary(bert), "<mask>"]
+    ids = {piece: index for index, piece in enumerate(own)}
+    (folder / "tokenizer.json").write_text(BertWordPieceTokenizer(ids).to_str(), encoding="utf-8")
+    expected = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+
+    torch.manual_seed(0)
+    window = torch.randint(1000, 20_000, (1, 40))
+    window[0, [0, 9, 39]] = torch.tensor([101, 102, 102])
+    its_window = window + 4
+    its_window[0, [0, 9, 39]] = torch.tensor([0, 2, 2])
+    with torch.inference_mode():
+        theirs = expected(input_ids=its_window)
+
+    model, tokenizer = load_model(str(folder))
+    assert vocabulary(tokenizer) == vocabulary(bert)
+    assert longest_input(model) == 128
+    save_checkpoint(
+        model, tokenizer, tmp_path, null_score_diff_threshold=0, do_lower_case=True, half=False
+    )
+    again, tokenizer = load_model(str(tmp_path))
+    assert vocabulary(tokenizer) == vocabulary(bert)
+    padded = torch.nn.functional.pad(window, (0, 24))  # with [PAD]
+    for found in (model, again):
+        with torch.inference_mode():
+            logits = span_logits(
+                found.eval(), padded, (padded > 0).long(), torch.zeros_like(padded), "no"
+            )
+        torch.testing.assert_close(logits[:, :40, 0], theirs.start_logits)
+        torch.testing.assert_close(logits[:, :40, 1], theirs.end_logits)
+    with pytest.raises(
+        BuildError, match="model_type is 'mpnet'; this build takes electra and bert"
+    ):
+        load_checkpoint(str(tmp_path))
+
+
+def vocabulary(tokenizer: str) -> list[str]:
+    """The pieces in the order of their ids."""
+    ids = RustTokenizer.from_str(tokenizer).get_vocab()
+    return sorted(ids, key=ids.__getitem__)
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_build_reads_what_was_saved(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path, half: bool
@@ -71,7 +124,7 @@ def test_build_reads_what_was_saved(
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "roberta"}', encoding="utf-8")
-    with pytest.raises(BuildError, match="model_type is 'roberta'; electra and bert"):
+    with pytest.raises(BuildError, match="model_type is 'roberta'; electra, bert, mpnet"):
         load_model(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "electra"}', encoding="utf-8")
     with pytest.raises(BuildError, match="can't be loaded"):

@@ -220,6 +220,21 @@ def test_the_teacher_has_its_share(
     assert equal(with_teacher, run(alone, QUICK, tmp_path / "b")) == (weight == 0)
 
 
+def test_an_mpnet_can_be_trained_and_teach(
+    tiny_checkpoint: Callable[..., Path], model: Path, squad_file: Path, tmp_path: Path
+) -> None:
+    encoder = tiny_checkpoint("mpnet")
+    settings = dataclasses.replace(QUICK, autocast="bf16")
+    run(FinetuneData(str(encoder), (squad_file,)), settings, tmp_path / "teacher")
+    run(
+        FinetuneData(str(model), (squad_file,), teacher=str(tmp_path / "teacher")),
+        settings,
+        tmp_path / "student",
+    )
+    config = json.loads((tmp_path / "student" / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == "electra"
+
+
 def test_a_teacher_with_another_vocabulary_is_refused(
     model: Path, squad_file: Path, tmp_path: Path, tiny_checkpoint: Callable[..., Path]
 ) -> None:
