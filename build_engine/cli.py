@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from electra_qa.settings import settings_options
+from electra_qa.squad_files import SquadFile
 
 from .build import BuildData, BuildSettings, build_bundle
 from .check import check_graph
@@ -29,14 +30,15 @@ from .finetune.settings import FinetuneData, FinetuneSettings
 )
 @click.option(
     "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=SquadFile(),
     help="A SQuAD file: measure EM and F1 on it and write them into the manifest.",
 )
 @click.option(
     "--calibration",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A SQuAD file of training data to calibrate int8 on; may be given several times.",
+    type=SquadFile(),
+    help="A SQuAD file of training data to calibrate int8 on, or squad-v2-train for the official "
+    "one, downloaded and checked; may be given several times.",
 )
 @settings_options(BuildSettings)
 def build(
@@ -82,8 +84,9 @@ def check(graph: Path) -> None:
     "--train_file",
     multiple=True,
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A SQuAD 1.1 or 2.0 file; may be given several times.",
+    type=SquadFile(),
+    help="A SQuAD 1.1 or 2.0 file, or squad-v2-train for the official one, downloaded and checked; "
+    "may be given several times.",
 )
 @click.option(
     "--output_dir",
@@ -93,7 +96,7 @@ def check(graph: Path) -> None:
 )
 @click.option(
     "--predict_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=SquadFile(),
     help="A SQuAD file to evaluate on and to choose the threshold on, in place of --held_out.",
 )
 @click.option(

@@ -27,9 +27,9 @@ from electra_qa.configuration import Effective, effective_elsewhere
 from electra_qa.credentials import CredentialsError
 from electra_qa.engines import EngineError, EngineSettings, load_engine
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
+from electra_qa.squad_files import SquadFile
 from electra_qa.versions import installed_versions
 
-from .download import DEV_SET, dev_set
 from .errors import ElectraQAError
 from .evaluate import evaluate as run_evaluation
 from .messages import Options, Result
@@ -112,8 +112,9 @@ def _show(console: Console, context: str, result: Result) -> None:
 @click.command("eval")
 @click.option(
     "--data",
+    type=SquadFile(),
     required=True,
-    help=f"A SQuAD 1.1 or 2.0 file, or {DEV_SET} for the official one, downloaded and checked.",
+    help="A SQuAD 1.1 or 2.0 file, or squad-v2-dev for the official one, downloaded and checked.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N questions.")
 @click.option("--predictions", type=NEW_FILE, help="Write {id: text} here.")
@@ -121,7 +122,7 @@ def _show(console: Console, context: str, result: Result) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for machines.")
 @server_options()
 def evaluate(
-    data: str,
+    data: Path,
     limit: int | None,
     predictions: Path | None,
     null_odds: Path | None,
@@ -130,9 +131,9 @@ def evaluate(
 ) -> None:
     """Measure EM and F1 on a SQuAD file, every question sent through gRPC."""
     with reported():
-        questions = read_squad(dev_set() if data == DEV_SET else Path(data))[:limit]
+        questions = read_squad(data)[:limit]
     with reported(), server.connect() as client, _progress() as progress:
-        task = progress.add_task(data, total=len(questions))
+        task = progress.add_task(data.name, total=len(questions))
         evaluation = run_evaluation(client, questions, lambda: progress.advance(task))
         info = client.info().bundle
     for path, content in (
@@ -177,7 +178,9 @@ def _progress() -> Progress:
 
 
 @click.command()
-@click.option("--data", type=EXISTING_FILE, required=True, help="A SQuAD 1.1 or 2.0 file.")
+@click.option(
+    "--data", type=SquadFile(), required=True, help="A SQuAD 1.1 or 2.0 file, or squad-v2-dev."
+)
 @click.option("--predictions", type=EXISTING_FILE, required=True, help="{id: text}.")
 @click.option("--na-prob-file", type=EXISTING_FILE, help="{id: no-answer score}.")
 @click.option(

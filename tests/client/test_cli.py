@@ -69,7 +69,7 @@ def test_ask_says_that_there_is_no_answer(server: PrivateServer) -> None:
         ([*CARD, "--address", "{}", "--bundle", "x"], 2, "set one, not both"),
         ([*CARD, "--bundle", "/no/such"], 1, "no bundle at /no/such"),
         (["info", "--bundle", "/no/such"], 1, "no bundle at /no/such"),
-        (["eval", "--data", "/no/such"], 1, "/no/such can't be read"),
+        (["eval", "--data", "/no/such"], 2, "File '/no/such' does not exist"),
     ],
 )
 def test_errors_are_one_line(
