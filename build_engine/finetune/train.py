@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 
 from electra_qa.bundle import sha256_of
-from electra_qa.squad import SquadQuestion
 from electra_qa.tokenization import Tokenizer
 
 from ..errors import BuildError
@@ -25,6 +24,7 @@ from .data import Feature, make_features
 from .evaluation import Evaluation, evaluate
 from .examples import Examples, read_examples
 from .losses import distillation_loss, span_loss
+from .memory import keep_freed_memory
 from .model import QaModel, load_model, longest_input, save_checkpoint, span_logits
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
@@ -60,6 +60,7 @@ def finetune(
     Raises BuildError, and SquadError for a file that is none of SQuAD's.
     """
     device = _device(settings)
+    keep_freed_memory()
     started = time.monotonic()
     identity = _identity(data, settings)
     checkpoint = state.check(output, identity, resume=resume)
@@ -258,6 +259,7 @@ def _report(
             "null_score_diff_threshold": evaluation.threshold,
             "exact_at_threshold": evaluation.exact,
             "f1_at_threshold": evaluation.f1,
+            "f1_at_0": evaluation.f1_at_0,
         }
         if evaluation
         else None,
