@@ -21,6 +21,7 @@ from .model import QaModel, span_logits
 from .settings import FinetuneSettings
 
 EVAL_TOKENS = 4096
+KINDS = ("HasAns", "NoAns")
 
 
 class TorchEngine:
@@ -69,12 +70,14 @@ class Evaluation:
 
     exact, f1: at `threshold`, the means of those of the answerable and of the unanswerable
         questions: both count the same, as they are as many in SQuAD 2.0's dev set.
+    f1_at_0: the same with a threshold of 0: the difference is what choosing it brings.
     metrics: those of the official script at the threshold, under its keys.
     """
 
     threshold: float
     exact: float
     f1: float
+    f1_at_0: float
     metrics: Mapping[str, float]
 
 
@@ -85,10 +88,7 @@ def evaluate(
     threshold_questions: Sequence[SquadQuestion],
     settings: FinetuneSettings,
 ) -> Evaluation:
-    """Score a model on `questions` at the null_score_diff_threshold whose F1 is best on a part.
-
-    It is 0 where all questions are of one kind: nothing says then where it should be.
-    """
+    """Ask a model all the questions, and score what it says."""
     predictions = predict_with(
         tokenizer,
         TorchEngine(model, settings),
@@ -97,21 +97,44 @@ def evaluate(
         DecodeOptions(max_answer_length=settings.max_answer_length),
         Console(quiet=True),
     )
+    return score(questions, threshold_questions, predictions)
+
+
+def score(
+    questions: Sequence[SquadQuestion],
+    threshold_questions: Sequence[SquadQuestion],
+    predictions: Mapping[str, Prediction],
+) -> Evaluation:
+    """The scores of `questions` at the null_score_diff_threshold whose F1 is best on a part.
+
+    It is 0 where that part is of one kind: nothing says then where it should be.
+    """
     threshold = best_threshold(threshold_questions, predictions)
-    metrics = squad_metrics(
+    metrics = _metrics(questions, predictions, threshold)
+    return Evaluation(
+        threshold,
+        _of_both_kinds(metrics, "exact"),
+        _of_both_kinds(metrics, "f1"),
+        _of_both_kinds(_metrics(questions, predictions, 0.0), "f1"),
+        metrics,
+    )
+
+
+def _metrics(
+    questions: Sequence[SquadQuestion], predictions: Mapping[str, Prediction], threshold: float
+) -> Mapping[str, float]:
+    return squad_metrics(
         questions,
         {
             id_: p.answers[0].text if p.answers and p.null_score_diff <= threshold else ""
             for id_, p in predictions.items()
         },
     )
-    kinds = [kind for kind in ("HasAns", "NoAns") if f"{kind}_total" in metrics]
-    return Evaluation(
-        threshold,
-        sum(metrics[f"{kind}_exact"] for kind in kinds) / len(kinds),
-        sum(metrics[f"{kind}_f1"] for kind in kinds) / len(kinds),
-        metrics,
-    )
+
+
+def _of_both_kinds(metrics: Mapping[str, float], name: str) -> float:
+    scores = [metrics[f"{kind}_{name}"] for kind in KINDS if f"{kind}_total" in metrics]
+    return sum(scores) / len(scores)
 
 
 def best_threshold(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from electra_qa.build_engine.accuracy import predict, predict_with
-from electra_qa.build_engine.finetune.evaluation import TorchEngine, best_threshold
+from electra_qa.build_engine.finetune.evaluation import TorchEngine, best_threshold, score
 from electra_qa.build_engine.finetune.model import load_model
 from electra_qa.build_engine.finetune.settings import FinetuneSettings
 from electra_qa.bundle import Bundle
@@ -64,6 +64,19 @@ def test_the_threshold_lies_halfway() -> None:
 def test_a_rare_kind_counts_as_much_as_the_other() -> None:
     diffs, answerable = [-1.0] * 8 + [1.0] * 2 + [0.5], [True] * 10 + [False]
     assert -1 < best_threshold(*asked(diffs, answerable)) < 0.5
+
+
+def test_what_the_threshold_brings_is_told() -> None:
+    questions, predictions = asked([-3.0, -2.0, 1.0, -1.0, 2.0], [True, True, True, False, False])
+    found = score(questions, questions, predictions)
+    assert found.threshold == -1.5
+    assert found.metrics["HasAns_f1"] == pytest.approx(200 / 3)
+    assert found.f1 == pytest.approx((200 / 3 + 100) / 2)
+    assert found.f1_at_0 == pytest.approx((200 / 3 + 50) / 2)
+    of_a_part = score(questions, [questions[2], questions[4]], predictions)
+    assert of_a_part.threshold == 1.5
+    assert of_a_part.f1 == pytest.approx((100 + 50) / 2)
+    assert of_a_part.f1_at_0 == found.f1_at_0
 
 
 def test_the_model_in_training_answers_as_its_bundle_will(bundle: Bundle, checkpoint: Path) -> None:
