@@ -24,6 +24,7 @@ from electra_qa.private import ServerProcess, ServerProcessError, becomes_health
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 from electra_qa.squad import SquadError
+from electra_qa.squad_files import SquadFile
 from electra_qa.versions import installed_versions
 
 from .bench import Bench, NothingAnsweredError, Settings
@@ -155,8 +156,8 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 )
 @click.option(
     "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Ask the questions of this SQuAD file.",
+    type=SquadFile(),
+    help="Ask the questions of this SQuAD file, or of squad-v2-dev.",
 )
 @click.option(
     "--lengths",

@@ -77,8 +77,8 @@ def check(graph: Path) -> None:
 @click.option(
     "--model_name_or_path",
     required=True,
-    help="A folder, or a hub id such as google/electra-small-discriminator: an ELECTRA, or a BERT "
-    "that becomes one.",
+    help="A folder, or a hub id such as google/electra-small-discriminator: an ELECTRA, a BERT "
+    "that becomes one, or an MPNet to be a teacher.",
 )
 @click.option(
     "--train_file",
@@ -122,12 +122,14 @@ def finetune(
 ) -> None:
     """Train a checkpoint for `build`. The options are those of run_squad.py."""
     from .finetune import state
+    from .finetune.memory import keep_freed_memory
     from .finetune.train import finetune as train
 
     if resume and overwrite_output_dir:
         raise click.UsageError("--resume and --overwrite_output_dir: set one, not both")
     data = FinetuneData(model_name_or_path, train_file, predict_file, question_edits, teacher)
     console = Console(stderr=True)
+    keep_freed_memory()
     try:
         if overwrite_output_dir:
             state.clear(output_dir)

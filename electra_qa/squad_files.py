@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .bundle import sha256_of
 from .cache import user_cache
-from .squad import SquadError
 
 TIMEOUT_S = 20.0
 
@@ -37,28 +38,30 @@ OFFICIAL = {
 }
 
 
-class DownloadError(SquadError):
+class DownloadError(Exception):
     """The file could not be fetched, or is not the one that it should be."""
 
 
 class SquadFile(click.ParamType):
     """An option's value that becomes a Path: of a file that is there, or a name of OFFICIAL."""
 
-    name = "squad_file"
+    name = "file"
     _path = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
-        return "FILE"
 
     def convert(
         self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
-        if value in OFFICIAL:
-            try:
-                return cached(OFFICIAL[str(value)])
-            except DownloadError as error:
-                self.fail(str(error), param, ctx)
-        return Path(self._path.convert(value, param, ctx))
+        if value not in OFFICIAL:
+            return Path(self._path.convert(value, param, ctx))
+        if ctx and ctx.resilient_parsing:  # a shell completes another option
+            return Path(value)
+        try:
+            return cached(OFFICIAL[str(value)])
+        except DownloadError as error:
+            raise click.ClickException(str(error)) from error
+
+    def shell_complete(self, *arguments: Any) -> list[Any]:
+        return self._path.shell_complete(*arguments)
 
 
 def cached(official: OfficialFile) -> Path:
@@ -69,7 +72,9 @@ def cached(official: OfficialFile) -> Path:
         if path.is_file() and sha256_of(path) == official.sha256:
             return path
         cache.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(fetch(official))
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_bytes(fetch(official))
+        unfinished.replace(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise DownloadError(f"{official.url} can't be kept in the cache: {error}") from error
     return path
@@ -80,7 +85,7 @@ def fetch(official: OfficialFile) -> bytes:
     try:
         with urllib.request.urlopen(official.url, timeout=TIMEOUT_S) as response:
             content: bytes = response.read()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise DownloadError(f"{official.url} can't be fetched: {error}") from error
     actual = hashlib.sha256(content).hexdigest()
     if actual != official.sha256:

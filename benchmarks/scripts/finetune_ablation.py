@@ -1,9 +1,9 @@
 """What each kind of made question, real ones and a teacher bring, in runs as short as they can be.
 
 A model learns to find answers first, from answerable questions alone. From there each run goes on
-for as many steps with something else added, and is scored on real pairs of an answerable and an
-unanswerable question that none of them saw: at the threshold that is best for each there, and F1
-at 0 too.
+with something else added, for as many steps (one for three times as many), and is scored on real
+pairs of an answerable and an unanswerable question that none of them saw: at the threshold that is
+best for each there, and F1 at 0 too.
 
 pip install 'electra-qa[finetune]'
 python benchmarks/scripts/finetune_ablation.py --model minilm/ --pairs unansq.json \
@@ -49,13 +49,11 @@ def take(source: Path, target: Path, count: int, *, every: int = 1, first: int =
 
 def finetune(model: Path, files: list[Path], output: Path, *options: str) -> dict[str, Any]:
     """Run `electra-qa finetune`; its training.json."""
-    report = output / "training.json"
-    if not report.is_file():
-        command = [sys.executable, "-m", "electra_qa", "finetune", *SETTINGS, *options]
-        command += ["--model_name_or_path", str(model), "--output_dir", str(output)]
-        command += [part for file in files for part in ("--train_file", str(file))]
-        subprocess.run([*command, "--overwrite_output_dir"], check=True, stdout=sys.stderr)
-    content: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    command = [sys.executable, "-m", "electra_qa", "finetune", *SETTINGS, *options]
+    command += ["--model_name_or_path", str(model), "--output_dir", str(output)]
+    command += [part for file in files for part in ("--train_file", str(file))]
+    subprocess.run([*command, "--overwrite_output_dir"], check=True, stdout=sys.stderr)
+    content: dict[str, Any] = json.loads((output / "training.json").read_text(encoding="utf-8"))
     return content
 
 

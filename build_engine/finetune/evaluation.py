@@ -21,7 +21,6 @@ from .model import QaModel, span_logits
 from .settings import FinetuneSettings
 
 EVAL_TOKENS = 4096
-KINDS = ("HasAns", "NoAns")
 
 
 class TorchEngine:
@@ -133,7 +132,8 @@ def _metrics(
 
 
 def _of_both_kinds(metrics: Mapping[str, float], name: str) -> float:
-    scores = [metrics[f"{kind}_{name}"] for kind in KINDS if f"{kind}_total" in metrics]
+    kinds = [kind for kind in ("HasAns", "NoAns") if f"{kind}_total" in metrics]
+    scores = [metrics[f"{kind}_{name}"] for kind in kinds]
     return sum(scores) / len(scores)
 
 

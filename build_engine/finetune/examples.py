@@ -29,12 +29,12 @@ DEFAULT_EDITS = Edits(
 class Examples:
     """Questions, and how many of the made ones are of which kind.
 
-    threshold: those of `held_out` that tell where the threshold should be.
+    threshold_questions: those of `held_out` that tell where the threshold should be.
     """
 
     train: Sequence[SquadQuestion]
     held_out: Sequence[SquadQuestion]
-    threshold: Sequence[SquadQuestion]
+    threshold_questions: Sequence[SquadQuestion]
     made: Mapping[str, int]
 
 
@@ -44,7 +44,8 @@ def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
     Held-out questions stay as they are in the files, unless no file has an unanswerable one; then
     made ones join them, since nothing else would tell where the threshold should be. It is chosen
     on the files that have both kinds: where the kinds come from different files, a model can part
-    them by what the files look like. Raises SquadError.
+    them by what the files look like. A file that is given twice is trained on twice, and held out
+    once. Raises SquadError.
     """
     train: list[SquadQuestion] = []
     held: list[SquadQuestion] = []
@@ -52,11 +53,13 @@ def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
     to_change: list[SquadQuestion] = []
     held_to_change: list[SquadQuestion] = []
     share = 0.0 if data.predict_file else settings.held_out
-    for path in data.train_files:
+    for index, path in enumerate(data.train_files):
         questions = _unlike_other_files(read_squad(path), path)
         if not settings.version_2_with_negative:
             questions = [question for question in questions if question.answers]
         here, there = hold_out(questions, share, settings.seed)
+        if path in data.train_files[:index]:
+            there = []
         train += here
         held += there
         if all(question.answers for question in questions):
@@ -75,10 +78,12 @@ def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
         made = _make(to_change, edits, capitals, settings)
         if all(question.answers for question in held):
             held += [question for _, question in _make(held_to_change, edits, capitals, settings)]
+    if len({bool(question.answers) for question in of_both_kinds}) < 2:
+        of_both_kinds = held
     return Examples(
         train + [question for _, question in made],
         held,
-        of_both_kinds or held,
+        of_both_kinds,
         collections.Counter(kind for kind, _ in made),
     )
 

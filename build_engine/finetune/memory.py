@@ -1,4 +1,4 @@
-"""The memory of a run on a CPU."""
+"""The memory of a process that trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next step, not give it back to the system.
+    """Have the C library keep what is freed, in the whole process and for good.
 
     Each step asks anew for gigabytes, and having the system clear them page by page takes about a
     seventh of its time. Where the C library is not glibc nothing changes.

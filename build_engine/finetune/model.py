@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tokenizers import Tokenizer as RustTokenizer
@@ -17,15 +16,15 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from ..checkpoint import FILES, checkpoint_folder, read_tokenizer
+from ..checkpoint import FILES, MODEL_TYPES, checkpoint_folder, read_tokenizer
 from ..errors import BuildError
 from .mpnet import FIRST_POSITION, bert_vocabulary
+from .settings import Autocast
 
-Autocast = Literal["no", "bf16", "fp16"]
 QaModel = ElectraForQuestionAnswering | MPNetForQuestionAnswering
 
 AUTOCAST_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MODEL_TYPES = ("electra", "bert", "mpnet")
+TRAINABLE_TYPES = (*MODEL_TYPES, "mpnet")
 # What Transformers may need beyond what `build` reads: it loads pickled weights safely.
 MODEL_FILES = (*FILES, "pytorch_model.bin")
 # What a config of BERT's shares with one of ELECTRA's.
@@ -63,10 +62,10 @@ def load_model(
     folder, source = checkpoint_folder(folder_or_hub_id, MODEL_FILES)
     try:
         config = AutoConfig.from_pretrained(folder)
-        if config.model_type not in MODEL_TYPES:
+        if config.model_type not in TRAINABLE_TYPES:
             raise BuildError(
-                f"{source}: model_type is {config.model_type!r}; {', '.join(MODEL_TYPES)} can be "
-                "fine-tuned"
+                f"{source}: model_type is {config.model_type!r}; {', '.join(TRAINABLE_TYPES)} "
+                "can be fine-tuned"
             )
         for name, value in (
             ("hidden_dropout_prob", hidden_dropout_prob),
@@ -102,8 +101,10 @@ def span_logits(
     if model.config.model_type != "mpnet":  # which has no segments
         inputs["token_type_ids"] = token_type_ids
     with torch.autocast(input_ids.device.type, AUTOCAST_DTYPES[autocast], enabled=autocast != "no"):
-        output = model(**inputs)
-    return torch.stack((output.start_logits, output.end_logits), dim=-1).float()
+        hidden = model.base_model(**inputs)[0]
+    # The head in float32: in bfloat16 logits lie 0.06 apart, and so would thresholds and scores.
+    logits: torch.Tensor = model.qa_outputs(hidden.float())
+    return logits
 
 
 def _load(folder: Path, config: PreTrainedConfig) -> QaModel:

@@ -9,6 +9,8 @@ from typing import Literal
 from electra_qa.settings import setting
 from electra_qa.windows import WindowSettings
 
+Autocast = Literal["no", "bf16", "fp16"]
+
 KINDS = ("word", "negation", "name", "number", "paragraph")
 
 
@@ -47,12 +49,13 @@ class FinetuneSettings:
         None, "Instead of the model's own. 0 saves a fifth of the time on a CPU.", minimum=0
     )
     seed: int = setting(42, "Two runs with the same seed are equal.", minimum=0)
-    autocast: Literal["no", "bf16", "fp16"] = setting("no", "Precision of the matrix products.")
+    autocast: Autocast = setting("no", "Precision of the matrix products.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one.")
     held_out: float = setting(
         0.05,
-        "Share of each file's articles that is not trained on: it is evaluated on, and gives "
-        "null_score_diff_threshold. A file with a single article is trained on whole.",
+        "Share of each file's articles that is not trained on: it is evaluated on, and what is of "
+        "files with both kinds of questions gives null_score_diff_threshold. A file with a single "
+        "article is trained on whole.",
         minimum=0,
     )
     make_negatives: bool = setting(

@@ -16,7 +16,8 @@ from electra_qa.engines import batches_by_length, steps
 from ..errors import BuildError
 from .batches import LENGTH_STEP, Batch, collate
 from .data import Feature
-from .model import Autocast, QaModel, load_model, span_logits
+from .model import QaModel, load_model, longest_input, span_logits
+from .settings import Autocast
 from .state import TEACHER
 
 TOKENS = 4096
@@ -37,7 +38,7 @@ def teacher_logits(
     """float16 [length, 2] for each window: the start and end logits of a checkpoint.
 
     They are kept in the folder `output` for a run that is resumed. Raises BuildError where the
-    teacher can't be loaded or has another vocabulary.
+    teacher can't be loaded, has another vocabulary, or too few positions.
     """
     file = output / TEACHER
     lengths = [feature.length for feature in features]
@@ -49,6 +50,11 @@ def teacher_logits(
     model, its_tokenizer = load_model(teacher)
     if _vocabulary(its_tokenizer) != _vocabulary(tokenizer):
         raise BuildError(f"{teacher} has another vocabulary than the model")
+    if max_length > longest_input(model):
+        raise BuildError(
+            f"max_seq_length must be at most {longest_input(model)}, the positions of the teacher, "
+            f"got {max_length}"
+        )
     torch.nn.Module.to(model, device)
     torch.nn.Module.eval(model)
     logits: list[torch.Tensor] = [torch.empty(0)] * len(features)

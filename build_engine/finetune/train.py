@@ -24,7 +24,6 @@ from .data import Feature, make_features
 from .evaluation import Evaluation, evaluate
 from .examples import Examples, read_examples
 from .losses import distillation_loss, span_loss
-from .memory import keep_freed_memory
 from .model import QaModel, load_model, longest_input, save_checkpoint, span_logits
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
@@ -60,7 +59,6 @@ def finetune(
     Raises BuildError, and SquadError for a file that is none of SQuAD's.
     """
     device = _device(settings)
-    keep_freed_memory()
     started = time.monotonic()
     identity = _identity(data, settings)
     checkpoint = state.check(output, identity, resume=resume)
@@ -144,7 +142,7 @@ def _train(run: _Run, output: Path, checkpoint: Path | None, console: Console) -
                     run.model,
                     run.tokenizer,
                     run.examples.held_out,
-                    run.examples.threshold,
+                    run.examples.threshold_questions,
                     settings,
                 )
                 progress.evaluated(done, evaluation.exact, evaluation.f1, evaluation.threshold)
@@ -254,6 +252,7 @@ def _report(
         "windows": len(run.features),
         "made_negatives": dict(run.examples.made),
         "held_out_questions": len(run.examples.held_out),
+        "threshold_questions": len(run.examples.threshold_questions),
         "held_out": dict(evaluation.metrics)
         | {
             "null_score_diff_threshold": evaluation.threshold,

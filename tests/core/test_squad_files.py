@@ -75,10 +75,18 @@ def test_a_command_takes_a_path_or_a_name(
 
     assert run("squad-v2-dev") == (0, f"{cache / 'source.json'}\n")
     assert run(str(source)) == (0, f"{source}\n")
-    for value, message in (
-        ("squad-v2-train", "file:///no/such can't be fetched"),
-        ("squad-v2-test", "File 'squad-v2-test' does not exist"),
+    for value, exit_code, message in (
+        ("squad-v2-train", 1, "file:///no/such can't be fetched"),
+        ("squad-v2-test", 2, "File 'squad-v2-test' does not exist"),
     ):
         code, output = run(value)
-        assert code == 2
+        assert code == exit_code
         assert message in output
+    assert "--data FILE" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_completing_an_option_fetches_nothing(cache: Path) -> None:
+    command = click.Command("eval", params=[click.Option(["--data"], type=SquadFile())])
+    context = command.make_context("eval", ["--data", "squad-v2-dev"], resilient_parsing=True)
+    assert context.params["data"] == Path("squad-v2-dev")
+    assert not cache.exists()

@@ -111,35 +111,67 @@ def test_windows_keep_their_order_and_number(tokenizer: Tokenizer) -> None:
         assert np.array_equal(a.input_ids, b.input_ids)
 
 
-def test_the_threshold_comes_from_files_with_both_kinds(tmp_path: Path) -> None:
-    def write(name: str, kinds: str) -> Path:
-        """A file with an article for each letter a (answerable) or u."""
-        data = [
-            {
-                "title": str(index),
-                "paragraphs": [
-                    {
-                        "context": f"{name} {index}",
-                        "qas": [
-                            {
-                                "id": f"{name}{index}",
-                                "question": "?",
-                                "answers": [{"text": name, "answer_start": 0}] * (kind == "a"),
-                            }
-                        ],
-                    }
-                ],
-            }
-            for index, kind in enumerate(kinds)
-        ]
-        path = tmp_path / name
-        path.write_text(json.dumps({"data": data}), encoding="utf-8")
-        return path
+def write_articles(folder: Path, name: str, kinds: str) -> Path:
+    """A file with an article for each letter: a question that is a(nswerable) or u(nanswerable)."""
+    data = [
+        {
+            "title": str(index),
+            "paragraphs": [
+                {
+                    "context": f"{name} {index}",
+                    "qas": [
+                        {
+                            "id": f"{name}{index}",
+                            "question": "?",
+                            "answers": [{"text": name, "answer_start": 0}] * (kind == "a"),
+                        }
+                    ],
+                }
+            ],
+        }
+        for index, kind in enumerate(kinds)
+    ]
+    path = folder / name
+    path.write_text(json.dumps({"data": data}), encoding="utf-8")
+    return path
 
-    files = (write("answerable", "aaaa"), write("unanswerable", "uuuu"), write("both", "auauauau"))
-    settings = FinetuneSettings(held_out=0.5)
-    examples = read_examples(FinetuneData("", files), settings)
+
+HALF_HELD_OUT = FinetuneSettings(held_out=0.5)
+
+
+def test_the_threshold_comes_from_files_with_both_kinds(tmp_path: Path) -> None:
+    files = (
+        write_articles(tmp_path, "answerable", "aaaa"),
+        write_articles(tmp_path, "unanswerable", "uuuu"),
+        write_articles(tmp_path, "both", "auauauau"),
+    )
+    examples = read_examples(FinetuneData("", files), HALF_HELD_OUT)
     assert len(examples.held_out) == 8
-    assert [q for q in examples.held_out if "both" in q.id] == examples.threshold
-    apart = read_examples(FinetuneData("", files[:2]), settings)
-    assert apart.threshold == apart.held_out
+    assert [q for q in examples.held_out if "both" in q.id] == examples.threshold_questions
+    apart = read_examples(FinetuneData("", files[:2]), HALF_HELD_OUT)
+    assert apart.threshold_questions == apart.held_out
+
+
+def test_one_kind_tells_no_threshold(tmp_path: Path) -> None:
+    """Of a file that has both, when all that is held out of it is answerable."""
+    files = (
+        write_articles(tmp_path, "rarely", "aaaaaaau"),
+        write_articles(tmp_path, "unanswerable", "uuuu"),
+    )
+    kinds = set()
+    for seed in range(4):
+        examples = read_examples(
+            FinetuneData("", files), dataclasses.replace(HALF_HELD_OUT, seed=seed)
+        )
+        assert {bool(q.answers) for q in examples.threshold_questions} == {True, False}
+        kinds.add(all(q.answers for q in examples.held_out if "rarely" in q.id))
+    assert kinds == {True, False}
+
+
+def test_a_file_given_twice_is_trained_on_twice(tmp_path: Path) -> None:
+    file = write_articles(tmp_path, "both", "auauauau")
+    once = read_examples(FinetuneData("", (file,)), HALF_HELD_OUT)
+    twice = read_examples(FinetuneData("", (file, file)), HALF_HELD_OUT)
+    assert twice.train == [*once.train, *once.train]
+    assert twice.held_out == once.held_out
+    assert twice.threshold_questions == once.threshold_questions

@@ -131,8 +131,24 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path))
 
 
-def test_each_layer_learns_at_its_own_rate(tiny_checkpoint: Callable[..., Path]) -> None:
+def test_logits_are_finer_than_bfloat16(tiny_checkpoint: Callable[..., Path]) -> None:
     model, _ = load_model(str(tiny_checkpoint()))
+    window = torch.arange(1000, 1064).reshape(2, 32)
+    ones, zeros = torch.ones_like(window), torch.zeros_like(window)
+    with torch.inference_mode():
+        exact, rounded = (
+            span_logits(model.eval(), window, ones, zeros, mode) for mode in ("no", "bf16")
+        )
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.2)
+    assert not torch.equal(rounded, rounded.bfloat16().float())
+
+
+@pytest.mark.parametrize("model_type", ["electra", "mpnet"])
+def test_each_layer_learns_at_its_own_rate(
+    tiny_checkpoint: Callable[..., Path], model_type: str
+) -> None:
+    model, _ = load_model(str(tiny_checkpoint(model_type)))
     settings = FinetuneSettings(learning_rate=1.0, layerwise_lr_decay=0.5, weight_decay=0.1)
     optimizer = make_optimizer(model, settings)
     set_learning_rate(optimizer, 0, 10, 0.0)
@@ -144,10 +160,11 @@ def test_each_layer_learns_at_its_own_rate(tiny_checkpoint: Callable[..., Path])
     assert len(found) == sum(len(group["params"]) for group in optimizer.param_groups)
     assert found["qa_outputs.weight"] == (1.0, 0.1)
     assert found["qa_outputs.bias"] == (1.0, 0.0)
-    assert found["electra.encoder.layer.1.output.dense.weight"] == (0.5, 0.1)
-    assert found["electra.encoder.layer.0.output.LayerNorm.weight"] == (0.25, 0.0)
-    assert found["electra.embeddings.word_embeddings.weight"] == (0.125, 0.1)
-    assert found["electra.embeddings_project.weight"] == (0.125, 0.1)
+    assert found[f"{model_type}.encoder.layer.1.output.dense.weight"] == (0.5, 0.1)
+    assert found[f"{model_type}.encoder.layer.0.output.LayerNorm.weight"] == (0.25, 0.0)
+    assert found[f"{model_type}.embeddings.word_embeddings.weight"] == (0.125, 0.1)
+    if model_type == "electra":
+        assert found["electra.embeddings_project.weight"] == (0.125, 0.1)
 
 
 def test_the_rate_rises_and_falls_in_straight_lines(tiny_checkpoint: Callable[..., Path]) -> None:

@@ -235,7 +235,7 @@ def test_an_mpnet_can_be_trained_and_teach(
     assert config["model_type"] == "electra"
 
 
-def test_a_teacher_with_another_vocabulary_is_refused(
+def test_a_teacher_that_can_not_read_the_windows_is_refused(
     model: Path, squad_file: Path, tmp_path: Path, tiny_checkpoint: Callable[..., Path]
 ) -> None:
     teacher = tiny_checkpoint()
@@ -245,6 +245,10 @@ def test_a_teacher_with_another_vocabulary_is_refused(
     data = FinetuneData(str(model), (squad_file,), teacher=str(teacher))
     with pytest.raises(BuildError, match="has another vocabulary than the model"):
         run(data, QUICK, tmp_path / "a")
+    short = tiny_checkpoint(max_position_embeddings=32)
+    data = FinetuneData(str(model), (squad_file,), teacher=str(short))
+    with pytest.raises(BuildError, match="at most 32, the positions of the teacher, got 64"):
+        run(data, QUICK, tmp_path / "b")
 
 
 def test_bf16_autocast_trains_on_a_cpu(model: Path, squad_file: Path, tmp_path: Path) -> None:
