@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -42,26 +43,23 @@ class DownloadError(Exception):
     """The file could not be fetched, or is not the one that it should be."""
 
 
-class SquadFile(click.ParamType):
+class SquadFile(click.Path):
     """An option's value that becomes a Path: of a file that is there, or a name of OFFICIAL."""
 
-    name = "file"
-    _path = click.Path(exists=True, dir_okay=False, path_type=Path)
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
 
     def convert(
-        self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Path:
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
         if value not in OFFICIAL:
-            return Path(self._path.convert(value, param, ctx))
+            return super().convert(value, param, ctx)
         if ctx and ctx.resilient_parsing:  # a shell completes another option
             return Path(value)
         try:
-            return cached(OFFICIAL[str(value)])
+            return cached(OFFICIAL[value])
         except DownloadError as error:
             raise click.ClickException(str(error)) from error
-
-    def shell_complete(self, *arguments: Any) -> list[Any]:
-        return self._path.shell_complete(*arguments)
 
 
 def cached(official: OfficialFile) -> Path:
