@@ -82,8 +82,8 @@ def variants(
 @click.option("--question-edits", required=True, type=FILE)
 @click.option("--teacher", required=True)
 @click.option("--output", required=True, type=FOLDER)
-@click.option("--first-steps", default=250)
-@click.option("--steps", default=60)
+@click.option("--first-steps", default=1500)
+@click.option("--steps", default=400)
 @click.option("--questions", default=600, help="Of --pairs to ask, and of answerable ones a run.")
 @click.option("--autocast", default="no", help="As for finetune.")
 def main(
