@@ -1,4 +1,4 @@
-"""What each kind of made question, real ones and a teacher bring, in runs as short as they can be.
+"""What each kind of made question, real ones and a teacher bring, in short runs.
 
 A model learns to find answers first, from answerable questions alone. From there each run goes on
 with something else added, for as many steps (one for three times as many), and is scored on real
