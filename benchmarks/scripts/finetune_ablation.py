@@ -3,7 +3,7 @@
 A model learns to find answers first, from answerable questions alone. From there each run goes on
 with something else added, for as many steps (one for three times as many), and is scored on real
 pairs of an answerable and an unanswerable question that none of them saw: at the threshold that is
-best for each there, and F1 at 0 too.
+best for each there, and F1 at 0 too. Stopped, the same command does what is still to be done.
 
 pip install 'electra-qa[finetune]'
 python benchmarks/scripts/finetune_ablation.py --model minilm/ --pairs unansq.json \
@@ -14,11 +14,12 @@ python benchmarks/scripts/finetune_ablation.py --model minilm/ --pairs unansq.js
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -29,32 +30,28 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SETTINGS = ("--hidden_dropout_prob", "0", "--attention_probs_dropout_prob", "0")
 
 
-def take(source: Path, target: Path, count: int, *, every: int = 1, first: int = 0) -> Path:
-    """Write a SQuAD file with `count` questions or some more: whole paragraphs, from `first` on
-    every `every`-th."""
+def take(source: Path, target: Path, *, every: int, first: int = 0) -> Path:
+    """Write a SQuAD file with every `every`-th paragraph of another one, from `first` on."""
     paragraphs = [
-        (article["title"], paragraph)
+        {"title": article["title"], "paragraphs": [paragraph]}
         for article in json.loads(source.read_text(encoding="utf-8"))["data"]
         for paragraph in article["paragraphs"]
     ]
-    taken: list[dict[str, Any]] = []
-    for title, paragraph in paragraphs[first::every]:
-        if count <= 0:
-            break
-        count -= len(paragraph["qas"])
-        taken.append({"title": title, "paragraphs": [paragraph]})
-    target.write_text(json.dumps({"version": "v2.0", "data": taken}), encoding="utf-8")
+    content = {"version": "v2.0", "data": paragraphs[first::every]}
+    target.write_text(json.dumps(content), encoding="utf-8")
     return target
 
 
 def finetune(model: Path, files: list[Path], output: Path, *options: str) -> dict[str, Any]:
-    """Run `electra-qa finetune`; its training.json."""
+    """Run `electra-qa finetune`, unless it has been; its training.json."""
+    report = output / "training.json"
+    if report.is_file():
+        return cast(dict[str, Any], json.loads(report.read_text(encoding="utf-8")))
     command = [sys.executable, "-m", "electra_qa", "finetune", *SETTINGS, *options]
     command += ["--model_name_or_path", str(model), "--output_dir", str(output)]
     command += [part for file in files for part in ("--train_file", str(file))]
     subprocess.run([*command, "--overwrite_output_dir"], check=True, stdout=sys.stderr)
-    content: dict[str, Any] = json.loads((output / "training.json").read_text(encoding="utf-8"))
-    return content
+    return finetune(model, files, output)
 
 
 def variants(
@@ -66,6 +63,7 @@ def variants(
     for kind in KINDS:
         yield f"+ `{kind}`", [*made, "--negative_kinds", kind], []
     yield "+ all kinds", made, []
+    yield "+ real pairs", [], [real]
     yield "+ all kinds, real pairs", made, [real]
     yield (
         "+ all kinds, real pairs, three times the steps",
@@ -75,6 +73,10 @@ def variants(
     yield "+ all kinds, real pairs, a teacher", [*made, "--teacher", teacher], [real]
 
 
+def _folder(name: str) -> str:
+    return "-".join(re.findall(r"\w+", name))
+
+
 @click.command(context_settings={"show_default": True})
 @click.argument("train_files", nargs=-1, required=True, type=FILE)
 @click.option("--model", required=True, type=FOLDER)
@@ -82,9 +84,9 @@ def variants(
 @click.option("--question-edits", required=True, type=FILE)
 @click.option("--teacher", required=True)
 @click.option("--output", required=True, type=FOLDER)
-@click.option("--first-steps", default=1500)
-@click.option("--steps", default=400)
-@click.option("--questions", default=600, help="Of --pairs to ask, and of answerable ones a run.")
+@click.option("--first-steps", default=1200)
+@click.option("--steps", default=300)
+@click.option("--every", default=4, help="A run takes every so many-th answerable paragraph.")
 @click.option("--autocast", default="no", help="As for finetune.")
 def main(
     train_files: tuple[Path, ...],
@@ -95,24 +97,24 @@ def main(
     output: Path,
     first_steps: int,
     steps: int,
-    questions: int,
+    every: int,
     autocast: str,
 ) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    asked = take(pairs, output / "asked.json", questions, every=2)
-    real = take(pairs, output / "real.json", questions // 2, every=2, first=1)
-    share = questions // len(train_files)
-    few = [take(file, output / f"few-{file.name}", share, every=7) for file in train_files]
+    asked = take(pairs, output / "asked.json", every=2)
+    real = take(pairs, output / "real.json", every=2, first=1)
+    few = [take(file, output / f"few-{file.name}", every=every) for file in train_files]
     start = output / "start"
     options = ["--autocast", autocast, "--held_out", "0"]
     options += ["--learning_rate", "1.2e-4", "--max_steps", str(first_steps)]
     finetune(model, list(train_files), start, *options)
     print("| trained on | made | EM | F1 | HasAns F1 | NoAns F1 | threshold | F1 at 0 | minutes |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for index, (name, more, files) in enumerate(variants(question_edits, teacher, real, steps)):
-        options = ["--autocast", autocast, "--predict_file", str(asked)]
-        options += ["--learning_rate", "6e-5", "--max_steps", str(steps), *more]
-        result = finetune(start, [*few, *files], output / str(index), *options)
+    for name, more, files in variants(question_edits, teacher, real, steps):
+        options = ["--autocast", autocast, "--predict_file", str(asked), "--learning_rate", "1e-4"]
+        # Scored once, at the end.
+        options += ["--eval_steps", str(3 * steps), "--max_steps", str(steps), *more]
+        result = finetune(start, [*few, *files], output / _folder(name), *options)
         scores = result["held_out"]
         cells = [
             name,

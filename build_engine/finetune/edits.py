@@ -53,12 +53,14 @@ class Edits:
 
     shares: how many of the edits are of the kind "word", "negation", "name" or "number".
     words: {phrase: {what people put in its place: how often}}, of one to three tokens.
+    names: the same of names, in lower case.
     negations: {what people put after a verb: how often}.
     year_steps: {by how many years they moved a year: how often}.
     """
 
     shares: Counts
     words: Mapping[str, Counts]
+    names: Mapping[str, Counts]
     negations: Counts
     year_steps: Counts
 
@@ -78,13 +80,14 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def learn(pairs: Iterable[tuple[str, str]], is_name: Callable[[str], bool]) -> Edits:
+def learn(pairs: Iterable[tuple[str, str]], is_name: Callable[[str], bool | None]) -> Edits:
     """Learn from pairs that differ in one place.
 
-    is_name: whether a word in lower case is written with a capital letter.
+    is_name: whether a word in lower case is written with a capital letter; None: not known.
     """
     shares: collections.Counter[str] = collections.Counter()
     words: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    names: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     negations: collections.Counter[str] = collections.Counter()
     year_steps: collections.Counter[str] = collections.Counter()
     for before, after in pairs:
@@ -98,11 +101,13 @@ def learn(pairs: Iterable[tuple[str, str]], is_name: Callable[[str], bool]) -> E
         shares[kind] += 1
         if kind == "word":
             words[" ".join(removed)][" ".join(put)] += 1
+        elif kind == "name":
+            names[" ".join(removed)][" ".join(put)] += 1
         elif kind == "negation" and " ".join(put) in VERB_NEGATIONS:
             negations[" ".join(put)] += 1
         elif kind == "number" and _is_year(removed) and _is_year(put):
             year_steps[str(int(put[0]) - int(removed[0]))] += 1
-    return Edits(shares, dict(words), negations, year_steps)
+    return Edits(shares, dict(words), dict(names), negations, year_steps)
 
 
 def _only_edit(before: list[str], after: list[str]) -> tuple[list[str], list[str]] | None:
@@ -118,7 +123,7 @@ def _only_edit(before: list[str], after: list[str]) -> tuple[list[str], list[str
     return changes[0] if len(changes) == 1 else None
 
 
-def _kind(removed: list[str], put: list[str], is_name: Callable[[str], bool]) -> str | None:
+def _kind(removed: list[str], put: list[str], is_name: Callable[[str], bool | None]) -> str | None:
     if not put:
         return None
     if (NEGATIONS & set(put)) and not (NEGATIONS & set(removed)):
@@ -127,7 +132,9 @@ def _kind(removed: list[str], put: list[str], is_name: Callable[[str], bool]) ->
         return None
     if all(is_number(t) for t in removed) and all(is_number(t) for t in put):
         return "number"
-    if any(is_name(t) for t in (*removed, *put)):
+    said = {is_name(t) for t in (*removed, *put) if t[0].isalpha() and t not in GRAMMAR}
+    # What no text has is a name too, unless it stands for a word that is none.
+    if True in said or said == {None}:
         return "name"
     return "word"
 

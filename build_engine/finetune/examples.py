@@ -16,10 +16,11 @@ from .negatives import make_negatives
 from .settings import FinetuneData, FinetuneSettings
 
 # What people do, without a file to learn it from: the shares and the negations that were learnt
-# from the pairs of Zhu et al. No words: those are in the file.
+# from the pairs of Zhu et al. No words and no names: those are in the file.
 DEFAULT_EDITS = Edits(
-    shares={"negation": 1, "name": 2, "number": 1},
+    shares={"negation": 2, "name": 2, "number": 1},
     words={},
+    names={},
     negations={"n't": 5, "not": 3, "never": 1},
     year_steps={"10": 3, "-1": 3, "1": 2, "-10": 2, "-2": 1, "2": 1},
 )

@@ -24,9 +24,10 @@ class Capitals:
                 if not _starts_sentence(text, match.start()):
                     self._balance[match[0].lower()] += 1 if match[0][0].isupper() else -1
 
-    def is_name(self, word: str) -> bool:
-        """Of a word in any case. A word that the texts don't have counts as a name."""
-        return word[:1].isalpha() and self._balance.get(word.lower(), 1) > 0
+    def is_name(self, word: str) -> bool | None:
+        """Of a word in any case; None for one that the texts don't have inside sentences."""
+        balance = self._balance.get(word.lower())
+        return None if balance is None else balance > 0
 
     def names(self, text: str) -> list[tuple[int, int]]:
         """Characters [start, end) of the names in a text."""
@@ -34,7 +35,7 @@ class Capitals:
         for match in _NAME.finditer(text):
             start, end = match.span()
             first = WORD.match(text, start)
-            if first and _starts_sentence(text, start) and not self.is_name(first[0]):
+            if first and _starts_sentence(text, start) and self.is_name(first[0]) is False:
                 rest = _NAME.search(text, first.end(), end)
                 if rest is None:
                     continue

@@ -5,7 +5,8 @@ talks about the matter and answers it no more:
 
 - word: a word becomes what people put in its place (first → last, before → after).
 - negation: a verb gets one (did → didn't).
-- name: a name becomes another one, of the same paragraph where it has one.
+- name: a name becomes another one, of the same paragraph, of another one of the article, or what
+  people put in its place.
 - number: a number, year, month or ordinal becomes another one.
 - paragraph: the question is put to the most similar other paragraph of its article.
 """
@@ -36,7 +37,7 @@ from .names import WORD, Capitals
 
 # Of all that is made: easy ones, which teach that the paragraph matters at all.
 PARAGRAPH_SHARE = 0.2
-# A number is taken from the paragraph as often as it is moved.
+# Of names and numbers; the others are from elsewhere.
 FROM_PARAGRAPH = 0.5
 
 _VERB = re.compile(
@@ -62,7 +63,7 @@ def make_negatives(
     on the seed and its id alone. Where a question has nothing that an edit could change, another
     kind of edit has its turn.
     """
-    paragraphs = Paragraphs(questions)
+    paragraphs = Paragraphs(questions, capitals)
     edit_kinds = [kind for kind in kinds if kind != "paragraph"]
     shares = _shares(edits, edit_kinds)
     moved_share = PARAGRAPH_SHARE if "paragraph" in kinds else 0.0
@@ -101,7 +102,10 @@ def _make(
     elif kind == "negation":
         changed = negate(text, edits.negations, rng)
     elif kind == "name":
-        changed = change_name(text, context, question.answers, capitals, rng)
+        elsewhere = paragraphs.names(question.article)
+        changed = change_name(
+            text, context, question.answers, capitals, edits.names, elsewhere, rng
+        )
     elif kind == "number":
         changed = change_number(text, context, question.answers, edits.year_steps, rng)
     else:
@@ -142,9 +146,18 @@ def negate(text: str, negations: Mapping[str, int], rng: Rng) -> str | None:
 
 
 def change_name(
-    text: str, context: str, answers: Sequence[str], capitals: Capitals, rng: Rng
+    text: str,
+    context: str,
+    answers: Sequence[str],
+    capitals: Capitals,
+    swaps: Mapping[str, Mapping[str, int]],
+    elsewhere: Sequence[str],
+    rng: Rng,
 ) -> str | None:
-    """A name of `text` replaced by another one of the context that is no part of an answer."""
+    """A name of `text` replaced by another one that is no part of an answer.
+
+    It is one of the context, or what people put in its place (`swaps`), or one of `elsewhere`.
+    """
     places = [
         span
         for span in capitals.names(text)
@@ -152,17 +165,28 @@ def change_name(
     ]
     if not places:
         return None
+    start, end = places[rng.integers(len(places))]
+    name = text[start:end]
     taken = _words(text).union(*(_words(answer) for answer in answers))
-    others = sorted(
-        {context[slice(*span)] for span in capitals.names(context)},
-        key=lambda name: (len(name), name),
-    )
-    others = [name for name in others if not _words(name) & taken]
+    here = {context[slice(*span)] for span in capitals.names(context)}
+    sources = [
+        sorted(other for other in here if not _words(other) & taken),
+        [other for other in elsewhere if other not in context and not _words(other) & taken],
+    ]
+    if rng.random() >= FROM_PARAGRAPH:
+        swapped = {
+            other: count
+            for other, count in swaps.get(name.lower(), {}).items()
+            if not _words(other) & taken
+        }
+        if swapped:
+            return _put(text, start, end, _draw(swapped, rng))
+        sources.reverse()
+    others = sources[0] or sources[1]
     if not others:
         return None
-    start, end = places[rng.integers(len(places))]
     # Of the same length in words where there is one: a person for a person, more often than not.
-    alike = [n for n in others if len(n.split()) == len(text[start:end].split())] or others
+    alike = [other for other in others if len(other.split()) == len(name.split())] or others
     return _put(text, start, end, alike[rng.integers(len(alike))])
 
 
@@ -233,23 +257,31 @@ def _words(text: str) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Article:
-    """The paragraphs of an article, and which of them have a word."""
+    """The paragraphs of an article, which of them have a word, and the names in them."""
 
     texts: list[str]
     holders: Mapping[str, list[int]]
+    names: list[str]
 
 
 class Paragraphs:
-    """Finds the paragraph of a question's article that is most like the question."""
+    """Those of the questions' articles."""
 
-    def __init__(self, questions: Iterable[SquadQuestion]) -> None:
+    def __init__(self, questions: Iterable[SquadQuestion], capitals: Capitals) -> None:
         texts: dict[str, dict[str, None]] = collections.defaultdict(dict)
         for question in questions:
             texts[question.article][question.context] = None
-        self._articles = {article: _index(list(found)) for article, found in texts.items()}
+        self._articles = {
+            article: _index(list(found), capitals) for article, found in texts.items()
+        }
+
+    def names(self, article: str) -> Sequence[str]:
+        return self._articles[article].names
 
     def most_similar(self, question: SquadQuestion) -> str | None:
-        """By the inverse document frequencies of the words that both have (each counted once).
+        """The paragraph of a question's article that is most like the question.
+
+        By the inverse document frequencies of the words that both have (each counted once).
 
         Never the question's own paragraph, nor one that has an answer's text.
         """
@@ -267,9 +299,10 @@ class Paragraphs:
         return None
 
 
-def _index(texts: list[str]) -> _Article:
+def _index(texts: list[str], capitals: Capitals) -> _Article:
     holders: dict[str, list[int]] = collections.defaultdict(list)
     for index, text in enumerate(texts):
         for word in _words(text):
             holders[word].append(index)
-    return _Article(texts, holders)
+    names = {text[slice(*span)] for text in texts for span in capitals.names(text)}
+    return _Article(texts, holders, sorted(names))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,23 @@ def test_what_is_learnt(edits: Edits) -> None:
     # "First" is an ordinal, so that first → last is a word and first → second is a number.
     assert edits.shares == {"word": 2, "number": 2, "negation": 2, "name": 1}
     assert edits.words == {"first": {"last": 2}}
+    assert edits.names == {"brittany": {"normandy": 1}}
+
+
+def test_a_word_that_no_text_has_is_a_name_unless_it_stands_for_one_that_is_none() -> None:
+    pairs = [("who made dell ?", "who made ibm ?"), ("who examined it ?", "who avoided it ?")]
+    pairs += [("what is the sky ?", "what is the brittany ?")]
+    known = {"avoided": False, "sky": False, "brittany": True}
+    learnt = learn(pairs, known.get)
+    assert learnt.names == {"dell": {"ibm": 1}, "sky": {"brittany": 1}}
+    assert learnt.words == {"examined": {"avoided": 1}}
+
+
+def test_a_text_says_what_is_a_name(capitals: Capitals) -> None:
+    assert capitals.is_name("ushant") is True
+    assert capitals.is_name("lighthouse") is False
+    assert capitals.is_name("xyzzy") is None
+    assert capitals.is_name("'s") is None
 
 
 def test_edits_in_two_places_and_changes_of_grammar_teach_nothing() -> None:
@@ -111,13 +129,36 @@ def test_a_verb_is_negated(text: str, expected: str | None) -> None:
     assert negate("What was built?", {"no longer": 1}, rng()) == "What was no longer built?"
 
 
-def test_a_name_becomes_another_of_the_paragraph(capitals: Capitals) -> None:
-    text = "What is the coast of Brittany near?"
-    made = {change_name(text, CONTEXT, ("Le Dall",), capitals, rng(seed)) for seed in range(50)}
-    assert made <= {f"What is the coast of {name} near?" for name in ("Kereon", "Ushant", "Molene")}
-    assert len(made) == 3
-    assert change_name("What is it near?", CONTEXT, (), capitals, rng()) is None
-    assert change_name(text, "it is in Brittany, and nowhere else.", (), capitals, rng()) is None
+COAST = "What is the coast of Brittany near?"
+
+
+def coasts(capitals: Capitals, swaps: dict[str, dict[str, int]], elsewhere: list[str]) -> set[str]:
+    """What 80 seeds make of Brittany."""
+    made = set()
+    for seed in range(80):
+        text = change_name(COAST, CONTEXT, ("Le Dall",), capitals, swaps, elsewhere, rng(seed))
+        assert text is not None
+        made.add(text.removeprefix("What is the coast of ").removesuffix(" near?"))
+    return made
+
+
+def test_a_name_becomes_another_of_the_paragraph_or_of_the_article_or_what_people_put(
+    capitals: Capitals,
+) -> None:
+    here = {"Kereon", "Ushant", "Molene"}
+    assert coasts(capitals, {}, []) == here
+    assert coasts(capitals, {}, ["Le Dall", "Ouessant", "Ushant"]) == here | {"Ouessant"}
+    swaps = {"brittany": {"normandy": 1, "le dall": 9}}
+    assert coasts(capitals, swaps, ["Ouessant"]) == here | {"Normandy"}
+    assert coasts(capitals, {"brittany": {"dall": 1}}, []) == here
+
+
+def test_where_there_is_no_other_name_none_is_changed(capitals: Capitals) -> None:
+    assert change_name("What is it near?", CONTEXT, (), capitals, {}, ["A"], rng()) is None
+    alone = "it is in Brittany, and nowhere else."
+    assert change_name(COAST, alone, (), capitals, {}, [], rng()) is None
+    elsewhere = {change_name(COAST, alone, (), capitals, {}, ["Sein"], rng(i)) for i in range(9)}
+    assert elsewhere == {"What is the coast of Sein near?"}
 
 
 @given(seed=st.integers(0, 10_000), number=st.sampled_from(["1907", "12", "3rd", "first", "two"]))
@@ -140,17 +181,21 @@ def test_a_year_comes_from_the_paragraph_or_moves() -> None:
 
 def test_the_answer_is_never_put_into_the_question(capitals: Capitals) -> None:
     for seed in range(50):
-        made = change_name("Where is Kereon?", CONTEXT, ("Ushant",), capitals, rng(seed))
+        made = change_name(
+            "Where is Kereon?", CONTEXT, ("Ushant",), capitals, {}, ["Ushant"], rng(seed)
+        )
         assert made is not None
         assert "Ushant" not in made
         number = change_number("Not 1907?", CONTEXT, ("1916",), {"10": 1}, rng(seed))
         assert number == "Not 1917?"
 
 
-def test_the_most_similar_paragraph_has_no_answer() -> None:
+def test_the_most_similar_paragraph_has_no_answer(capitals: Capitals) -> None:
     texts = (CONTEXT, OTHER, "Francs are money. It cost them 12 francs.", "Elsewhere.")
     asked = [SquadQuestion(str(i), "?", text, (), (), "a") for i, text in enumerate(texts)]
-    paragraphs = Paragraphs(asked)
+    paragraphs = Paragraphs(asked, capitals)
+    assert paragraphs.names("a") == sorted(paragraphs.names("a"))
+    assert {"Brittany", "Le Dall", "Ushant"} < set(paragraphs.names("a"))
 
     def ask(question: str, answer: str) -> str | None:
         return paragraphs.most_similar(SquadQuestion("q", question, CONTEXT, (answer,), (0,), "a"))
@@ -188,7 +233,7 @@ def test_made_questions_depend_on_the_seed_and_their_own_id_alone(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_alone_makes_its_own(kind: str, edits: Edits, capitals: Capitals) -> None:
     many = [question(i, (CONTEXT, OTHER)[i % 2]) for i in range(20)]
-    words = Edits(edits.shares, {"officer": {"civilian": 1}}, edits.negations, edits.year_steps)
+    words = dataclasses.replace(edits, words={"officer": {"civilian": 1}})
     found = list(make_negatives(many, words, capitals, kinds=(kind,), per_question=1, seed=0))
     assert found
     for made_kind, q in found:
