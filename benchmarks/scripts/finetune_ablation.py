@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -43,15 +43,16 @@ def take(source: Path, target: Path, *, every: int, first: int = 0) -> Path:
 
 
 def finetune(model: Path, files: list[Path], output: Path, *options: str) -> dict[str, Any]:
-    """Run `electra-qa finetune`, unless it has been; its training.json."""
-    report = output / "training.json"
-    if report.is_file():
-        return cast(dict[str, Any], json.loads(report.read_text(encoding="utf-8")))
+    """Run `electra-qa finetune`, unless it has been with the same options; its training.json."""
     command = [sys.executable, "-m", "electra_qa", "finetune", *SETTINGS, *options]
     command += ["--model_name_or_path", str(model), "--output_dir", str(output)]
     command += [part for file in files for part in ("--train_file", str(file))]
-    subprocess.run([*command, "--overwrite_output_dir"], check=True, stdout=sys.stderr)
-    return finetune(model, files, output)
+    done = output / "command.json"
+    if not done.is_file() or json.loads(done.read_text(encoding="utf-8")) != command:
+        subprocess.run([*command, "--overwrite_output_dir"], check=True, stdout=sys.stderr)
+        done.write_text(json.dumps(command), encoding="utf-8")
+    content: dict[str, Any] = json.loads((output / "training.json").read_text(encoding="utf-8"))
+    return content
 
 
 def variants(

@@ -168,21 +168,24 @@ def change_name(
     start, end = places[rng.integers(len(places))]
     name = text[start:end]
     taken = _words(text).union(*(_words(answer) for answer in answers))
-    here = {context[slice(*span)] for span in capitals.names(context)}
-    sources = [
-        sorted(other for other in here if not _words(other) & taken),
-        [other for other in elsewhere if other not in context and not _words(other) & taken],
-    ]
-    if rng.random() >= FROM_PARAGRAPH:
-        swapped = {
-            other: count
-            for other, count in swaps.get(name.lower(), {}).items()
-            if not _words(other) & taken
-        }
+
+    def free(names: Iterable[str]) -> list[str]:
+        return [other for other in names if not _words(other) & taken]
+
+    def here() -> list[str]:
+        return sorted(free({context[slice(*span)] for span in capitals.names(context)}))
+
+    def there() -> list[str]:
+        return free(other for other in elsewhere if other not in context)
+
+    if rng.random() < FROM_PARAGRAPH:
+        others = here() or there()
+    else:
+        counts = swaps.get(name.lower(), {})
+        swapped = {other: counts[other] for other in free(counts)}
         if swapped:
             return _put(text, start, end, _draw(swapped, rng))
-        sources.reverse()
-    others = sources[0] or sources[1]
+        others = there() or here()
     if not others:
         return None
     # Of the same length in words where there is one: a person for a person, more often than not.
