@@ -2,8 +2,8 @@
 
 A model learns to find answers first, from answerable questions alone. From there each run goes on
 with something else added, for as many steps (one for three times as many), and is scored on real
-pairs of an answerable and an unanswerable question that none of them saw: at the threshold that is
-best for each there, and F1 at 0 too. Stopped, the same command does what is still to be done.
+pairs of an answerable and an unanswerable question that none of them saw: at the threshold that
+they give for each, and F1 at 0 too. Stopped, the same command does what is still to be done.
 
 pip install 'electra-qa[finetune]'
 python benchmarks/scripts/finetune_ablation.py --model minilm/ --pairs unansq.json \

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from electra_qa.engines import steps
 from electra_qa.spans import DecodedWindows, DecodeOptions, Prediction, decode
-from electra_qa.squad import SquadQuestion, f1_score, squad_metrics
+from electra_qa.squad import SquadQuestion, squad_metrics
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowBatch
 
@@ -19,6 +19,7 @@ from ..accuracy import predict_with
 from .batches import LENGTH_STEP
 from .model import QaModel, span_logits
 from .settings import FinetuneSettings
+from .threshold import choose_threshold
 
 EVAL_TOKENS = 4096
 
@@ -104,11 +105,8 @@ def score(
     threshold_questions: Sequence[SquadQuestion],
     predictions: Mapping[str, Prediction],
 ) -> Evaluation:
-    """The scores of `questions` at the null_score_diff_threshold whose F1 is best on a part.
-
-    It is 0 where that part is of one kind: nothing says then where it should be.
-    """
-    threshold = best_threshold(threshold_questions, predictions)
+    """The scores of `questions` at the null_score_diff_threshold that a part of them gives."""
+    threshold = choose_threshold(threshold_questions, predictions)
     metrics = _metrics(questions, predictions, threshold)
     return Evaluation(
         threshold,
@@ -135,31 +133,3 @@ def _of_both_kinds(metrics: Mapping[str, float], name: str) -> float:
     kinds = [kind for kind in ("HasAns", "NoAns") if f"{kind}_total" in metrics]
     scores = [metrics[f"{kind}_{name}"] for kind in kinds]
     return sum(scores) / len(scores)
-
-
-def best_threshold(
-    questions: Sequence[SquadQuestion], predictions: Mapping[str, Prediction]
-) -> float:
-    """The threshold with the highest mean of the F1 of both kinds of questions.
-
-    It lies halfway between the two questions that it parts, so that it is sure of neither.
-    """
-    kept = [question for question in questions if predictions[question.id].answers]
-    diffs = np.array([predictions[question.id].null_score_diff for question in kept])
-    answerable = np.array([bool(question.answers) for question in kept])
-    if answerable.all() or not answerable.any():
-        return 0.0
-    f1 = np.array([_f1(question, predictions[question.id].answers[0].text) for question in kept])
-    # What is won by answering a question rather than saying that it has no answer.
-    won = np.where(answerable, f1 / answerable.sum(), -1 / (~answerable).sum())
-    order = np.argsort(diffs, kind="stable")
-    totals = np.concatenate(([0.0], np.cumsum(won[order])))
-    # Only between two that differ can a threshold be.
-    borders = np.concatenate(([diffs[order[0]] - 1], diffs[order], [diffs[order[-1]] + 1]))
-    parted = borders[1:] > borders[:-1]
-    best = int(np.argmax(np.where(parted, totals, -np.inf)))
-    return float((borders[best] + borders[best + 1]) / 2)
-
-
-def _f1(question: SquadQuestion, text: str) -> float:
-    return max((f1_score(gold, text) for gold in question.answers), default=0.0)
