@@ -21,9 +21,9 @@ from electra_qa.build_engine.accuracy import predict_with
 from electra_qa.build_engine.finetune.evaluation import TorchEngine
 from electra_qa.build_engine.finetune.model import load_model
 from electra_qa.build_engine.finetune.settings import FinetuneSettings
-from electra_qa.build_engine.finetune.threshold import choose_threshold
+from electra_qa.build_engine.finetune.threshold import answer_f1, choose_threshold
 from electra_qa.spans import DecodeOptions, Prediction
-from electra_qa.squad import SquadQuestion, f1_score, read_squad
+from electra_qa.squad import SquadQuestion, read_squad
 from electra_qa.tokenization import Tokenizer
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -37,7 +37,7 @@ def best_on_these(
 ) -> float:
     """The threshold with the highest mean of the F1 of both kinds on just these questions."""
     diffs = np.array([predictions[question.id].null_score_diff for question in questions])
-    f1 = np.array([_f1(question, predictions[question.id]) for question in questions])
+    f1 = np.array([answer_f1(question, predictions[question.id]) for question in questions])
     has_answer = np.array([bool(question.answers) for question in questions])
     won = np.where(has_answer, f1 / has_answer.sum(), -1 / (~has_answer).sum())
     order = np.argsort(diffs, kind="stable")
@@ -54,28 +54,23 @@ def balanced_f1(
     has_answer = np.array([bool(question.answers) for question in questions])
     right = np.array(
         [
-            _f1(question, predictions[question.id]) * answered if question.answers else not answered
+            answer_f1(question, predictions[question.id]) * answered
+            if question.answers
+            else not answered
             for question, answered in zip(questions, said, strict=True)
         ]
     )
     return 50 * float(right[has_answer].mean() + right[~has_answer].mean())
 
 
-def _f1(question: SquadQuestion, prediction: Prediction) -> float:
-    return max((f1_score(gold, prediction.answers[0].text) for gold in question.answers), default=0)
-
-
 def draw(
-    questions: Sequence[SquadQuestion], count: int, rng: np.random.Generator
+    articles: Sequence[Sequence[SquadQuestion]], count: int, rng: np.random.Generator
 ) -> tuple[list[SquadQuestion], list[SquadQuestion]]:
     """(of the drawn articles, of the others)."""
-    by_article: dict[str, list[SquadQuestion]] = {}
-    for question in questions:
-        by_article.setdefault(question.article, []).append(question)
     drawn: list[SquadQuestion] = []
     rest: list[SquadQuestion] = []
-    for index in rng.permutation(len(by_article)).tolist():
-        (drawn if len(drawn) < count else rest).extend(list(by_article.values())[index])
+    for index in rng.permutation(len(articles)).tolist():
+        (drawn if len(drawn) < count else rest).extend(articles[index])
     return drawn, rest
 
 
@@ -85,7 +80,7 @@ def draw(
 @click.option("--questions", "count", default=366)
 @click.option("--draws", default=200)
 def main(checkpoints: tuple[Path, ...], data: Path, count: int, draws: int) -> None:
-    questions = [question for question in read_squad(data) if question.context.strip()]
+    questions = read_squad(data)
     rules: dict[str, Rule] = {"best on the drawn": best_on_these, "finetune's": choose_threshold}
     settings = FinetuneSettings()
     print("| checkpoint | rule | threshold, mean ± deviation | F1 of the others |")
@@ -100,11 +95,15 @@ def main(checkpoints: tuple[Path, ...], data: Path, count: int, draws: int) -> N
             DecodeOptions(max_answer_length=settings.max_answer_length),
             Console(stderr=True),
         )
+        articles: dict[str, list[SquadQuestion]] = {}
+        for question in questions:
+            if predictions[question.id].answers:
+                articles.setdefault(question.article, []).append(question)
+        rng = np.random.default_rng(0)
+        drawings = [draw(list(articles.values()), count, rng) for _ in range(draws)]
         for name, rule in rules.items():
-            rng = np.random.default_rng(0)
             thresholds, scores = [], []
-            for _ in range(draws):
-                drawn, rest = draw(questions, count, rng)
+            for drawn, rest in drawings:
                 thresholds.append(rule(drawn, predictions))
                 scores.append(balanced_f1(rest, predictions, thresholds[-1]))
             print(

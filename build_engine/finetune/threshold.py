@@ -33,8 +33,7 @@ def choose_threshold(
     if has_answer.all() or not has_answer.any():
         return 0.0
     right = torch.tensor(
-        [_f1(question, predictions[question.id].answers[0].text) for question in kept],
-        dtype=torch.float64,
+        [answer_f1(question, predictions[question.id]) for question in kept], dtype=torch.float64
     )
     weights = torch.where(has_answer, right / has_answer.sum(), 1 / (~has_answer).sum())
     diffs = torch.tensor(
@@ -72,5 +71,7 @@ def _logistic(
     return offset, slope
 
 
-def _f1(question: SquadQuestion, text: str) -> float:
+def answer_f1(question: SquadQuestion, prediction: Prediction) -> float:
+    """Of the best answer, whatever the threshold; 0 for a question without an answer."""
+    text = prediction.answers[0].text
     return max((f1_score(gold, text) for gold in question.answers), default=0.0)
