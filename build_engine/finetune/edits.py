@@ -51,14 +51,15 @@ Counts = Mapping[str, int]
 class Edits:
     """What was learnt.
 
-    shares: how many of the edits are of the kind "word", "negation", "name" or "number".
+    rates: of the questions that have such a thing, the share whose edit was of the kind "word",
+        "negation", "name" or "number".
     words: {phrase: {what people put in its place: how often}}, of one to three tokens.
     names: the same of names, in lower case.
     negations: {what people put after a verb: how often}.
     year_steps: {by how many years they moved a year: how often}.
     """
 
-    shares: Counts
+    rates: Mapping[str, float]
     words: Mapping[str, Counts]
     names: Mapping[str, Counts]
     negations: Counts
@@ -81,24 +82,27 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def learn(pairs: Iterable[tuple[str, str]], is_name: Callable[[str], bool | None]) -> Edits:
-    """Learn from pairs that differ in one place.
+    """Learn from pairs; what stands for what, from those that differ in one place.
 
     is_name: whether a word in lower case is written with a capital letter; None: not known.
     """
-    shares: collections.Counter[str] = collections.Counter()
+    edited: collections.Counter[str] = collections.Counter()
+    having: collections.Counter[str] = collections.Counter()
     words: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     names: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     negations: collections.Counter[str] = collections.Counter()
     year_steps: collections.Counter[str] = collections.Counter()
     for before, after in pairs:
-        edit = _only_edit(before.split(), after.split())
+        tokens = before.split()
+        having.update(("word", "negation"))
+        having["name"] += any(is_name(token) for token in tokens if token not in GRAMMAR)
+        having["number"] += any(map(is_number, tokens))
+        edit = _only_edit(tokens, after.split())
         if edit is None:
             continue
         removed, put = edit
         kind = _kind(removed, put, is_name)
-        if kind is None:
-            continue
-        shares[kind] += 1
+        edited[kind or "word"] += 1
         if kind == "word":
             words[" ".join(removed)][" ".join(put)] += 1
         elif kind == "name":
@@ -107,7 +111,15 @@ def learn(pairs: Iterable[tuple[str, str]], is_name: Callable[[str], bool | None
             negations[" ".join(put)] += 1
         elif kind == "number" and _is_year(removed) and _is_year(put):
             year_steps[str(int(put[0]) - int(removed[0]))] += 1
-    return Edits(shares, dict(words), dict(names), negations, year_steps)
+    # A negation is one place; a pair that differs in several is one of the other kinds, and as
+    # often of each as those of one place are.
+    several = having["word"] - edited.total()
+    more = 1 + several / max(edited.total() - edited["negation"], 1)
+    rates = {
+        kind: min(1.0, edited[kind] * (1 if kind == "negation" else more) / max(having[kind], 1))
+        for kind in sorted(edited)
+    }
+    return Edits(rates, dict(words), dict(names), negations, year_steps)
 
 
 def _only_edit(before: list[str], after: list[str]) -> tuple[list[str], list[str]] | None:

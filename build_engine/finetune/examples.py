@@ -15,10 +15,10 @@ from .names import Capitals
 from .negatives import make_negatives
 from .settings import FinetuneData, FinetuneSettings
 
-# What people do, without a file to learn it from: the shares and the negations that were learnt
+# What people do, without a file to learn it from: the rates and the negations that were learnt
 # from the pairs of Zhu et al. No words and no names: those are in the file.
 DEFAULT_EDITS = Edits(
-    shares={"negation": 2, "name": 2, "number": 1},
+    rates={"word": 0.61, "negation": 0.125, "name": 0.37, "number": 0.46},
     words={},
     names={},
     negations={"n't": 5, "not": 3, "never": 1},

@@ -104,7 +104,7 @@ class FinetuneData:
     train_files: SQuAD 1.1 or 2.0 files.
     predict_file: evaluated on in place of a held-out part.
     question_edits: pairs of an answerable and an unanswerable question, a line each, apart by a
-        tab: what `make_negatives` learns its edits and their shares from.
+        tab: what `make_negatives` learns its edits and their rates from.
     teacher: a question-answering checkpoint with the same vocabulary to distil from.
     """
 
