@@ -57,7 +57,10 @@ def teacher_logits(
         )
     torch.nn.Module.to(model, device)
     torch.nn.Module.eval(model)
-    logits: list[torch.Tensor] = [torch.empty(0)] * len(features)
+    # A tensor for each window would lie between the blocks that a batch frees, and keep the C
+    # library from giving them to the next one: gigabytes in the end.
+    kept = torch.empty(sum(lengths), 2, dtype=torch.float16)
+    logits = list(kept.split(lengths))
     buckets = steps(LENGTH_STEP, max_length)
     with Progress(console=console) as progress, torch.inference_mode():
         task = progress.add_task("Asking the teacher", total=len(features))
@@ -65,10 +68,10 @@ def teacher_logits(
             batch = collate([features[place] for place in places], pad_id, max_length)
             found = _forward(model, batch.to(device), autocast)
             for place, row in zip(places, found, strict=True):
-                logits[place] = row[: lengths[place]].clone()
+                logits[place].copy_(row[: lengths[place]])
             progress.advance(task, len(places))
     unfinished = file.with_suffix(".unfinished")
-    save_file({"logits": torch.cat(logits)}, unfinished)
+    save_file({"logits": kept}, unfinished)
     unfinished.rename(file)
     return logits
 
