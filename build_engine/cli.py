@@ -1,8 +1,7 @@
-"""`electra-qa build`, `check`, `finetune` and `average`."""
+"""`electra-qa build` and `check`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from electra_qa.squad_files import SquadFile
 from .build import BuildData, BuildSettings, build_bundle
 from .check import check_graph
 from .errors import BuildError
-from .finetune.settings import CheckpointSettings, FinetuneData, FinetuneSettings
+from .finetune.settings import FinetuneData, FinetuneSettings
 
 
 @click.command()
@@ -74,34 +73,6 @@ def check(graph: Path) -> None:
     click.echo("nothing that TensorRT's documentation would have it refuse")
 
 
-TRAIN_FILE = click.option(
-    "--train_file",
-    multiple=True,
-    required=True,
-    type=SquadFile(),
-    help="A SQuAD 1.1 or 2.0 file, or squad-v2-train for the official one, downloaded and checked; "
-    "may be given several times.",
-)
-PREDICT_FILE = click.option(
-    "--predict_file",
-    type=SquadFile(),
-    help="A SQuAD file to evaluate on and to choose the threshold on, in place of --held_out.",
-)
-QUESTION_EDITS = click.option(
-    "--question_edits",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Pairs of an answerable and an unanswerable question, a line each, apart by a tab: what "
-    "--make_negatives learns from.",
-)
-
-
-def _question_files(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which files have the questions."""
-    for option in (QUESTION_EDITS, PREDICT_FILE, TRAIN_FILE):
-        command = option(command)
-    return command
-
-
 @click.command()
 @click.option(
     "--model_name_or_path",
@@ -109,12 +80,30 @@ def _question_files(command: Callable[..., None]) -> Callable[..., None]:
     help="A folder, or a hub id such as google/electra-small-discriminator: an ELECTRA, a BERT "
     "that becomes one, or an MPNet to be a teacher.",
 )
-@_question_files
+@click.option(
+    "--train_file",
+    multiple=True,
+    required=True,
+    type=SquadFile(),
+    help="A SQuAD 1.1 or 2.0 file, or squad-v2-train for the official one, downloaded and checked; "
+    "may be given several times.",
+)
 @click.option(
     "--output_dir",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
     help="The checkpoint, the logs, and what a run is resumed from.",
+)
+@click.option(
+    "--predict_file",
+    type=SquadFile(),
+    help="A SQuAD file to evaluate on and to choose the threshold on, in place of --held_out.",
+)
+@click.option(
+    "--question_edits",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Pairs of an answerable and an unanswerable question, a line each, apart by a tab: what "
+    "--make_negatives learns from.",
 )
 @click.option("--teacher", help="A question-answering checkpoint to distil, a folder or a hub id.")
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --output_dir.")
@@ -145,41 +134,6 @@ def finetune(
         if overwrite_output_dir:
             state.clear(output_dir)
         train(data, FinetuneSettings(**settings), output_dir, console, resume=resume)
-    except (BuildError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(output_dir)
-
-
-@click.command()
-@click.argument("checkpoints", nargs=-1, required=True)
-@_question_files
-@click.option(
-    "--output_dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="The checkpoint; a folder that is empty or not there.",
-)
-@settings_options(CheckpointSettings, underscores=True)
-def average(
-    checkpoints: tuple[str, ...],
-    train_file: tuple[Path, ...],
-    output_dir: Path,
-    predict_file: Path | None,
-    question_edits: Path | None,
-    **settings: Any,
-) -> None:
-    """Make one checkpoint of several: the mean of their weights.
-
-    The checkpoints, folders or hub ids, are of one shape and vocabulary: runs of `finetune` from
-    the same encoder. Give their --train_file, --held_out and --seed: the threshold is chosen anew
-    on what none of them was trained on.
-    """
-    from .finetune.average import average as write_average
-
-    data = FinetuneData(checkpoints[0], train_file, predict_file, question_edits)
-    console = Console(stderr=True)
-    try:
-        write_average(data, checkpoints[1:], CheckpointSettings(**settings), output_dir, console)
     except (BuildError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(output_dir)

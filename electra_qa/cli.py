@@ -13,7 +13,6 @@ from .configuration import configured
 # that `electra-qa ask` imports neither the server nor the build.
 COMMANDS = {
     "ask": "electra_qa.client.cli:ask",
-    "average": "electra_qa.build_engine.cli:average",
     "bench": "electra_qa.benchmarks.cli:bench",
     "build": "electra_qa.build_engine.cli:build",
     "check": "electra_qa.build_engine.cli:check",
@@ -29,7 +28,6 @@ COMMANDS = {
 # What the list of commands says, without importing them.
 SUMMARIES = {
     "ask": "Ask one question about a text.",
-    "average": "Make one checkpoint of several.",
     "bench": "Put a server under load and measure it.",
     "build": "Make a bundle from a checkpoint.",
     "check": "Say what TensorRT would refuse in an ONNX file.",
@@ -44,7 +42,6 @@ SUMMARIES = {
 }
 # What a command needs beyond the bare package.
 EXTRAS = {
-    "average": "finetune",
     "bench": "bench",
     "build": "build",
     "check": "build",

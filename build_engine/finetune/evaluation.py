@@ -18,7 +18,7 @@ from electra_qa.windows import WindowBatch
 from ..accuracy import predict_with
 from .batches import LENGTH_STEP
 from .model import QaModel, span_logits
-from .settings import CheckpointSettings
+from .settings import FinetuneSettings
 from .threshold import choose_threshold
 
 EVAL_TOKENS = 4096
@@ -27,7 +27,7 @@ EVAL_TOKENS = 4096
 class TorchEngine:
     """An engine as the server knows it, of a model in training."""
 
-    def __init__(self, model: QaModel, settings: CheckpointSettings) -> None:
+    def __init__(self, model: QaModel, settings: FinetuneSettings) -> None:
         self._model = model
         self._autocast = settings.autocast
         self.device = str(model.device)
@@ -86,7 +86,7 @@ def evaluate(
     tokenizer: Tokenizer,
     questions: Sequence[SquadQuestion],
     threshold_questions: Sequence[SquadQuestion],
-    settings: CheckpointSettings,
+    settings: FinetuneSettings,
 ) -> Evaluation:
     """Ask a model all the questions, and score what it says."""
     predictions = predict_with(

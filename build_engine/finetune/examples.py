@@ -13,7 +13,7 @@ from .data import hold_out
 from .edits import Edits, learn, read_pairs
 from .names import Capitals
 from .negatives import make_negatives
-from .settings import CheckpointSettings, FinetuneData
+from .settings import FinetuneData, FinetuneSettings
 
 # What people do, without a file to learn it from: the rates and the negations that were learnt
 # from the pairs of Zhu et al. No words and no names: those are in the file.
@@ -39,7 +39,7 @@ class Examples:
     made: Mapping[str, int]
 
 
-def read_examples(data: FinetuneData, settings: CheckpointSettings) -> Examples:
+def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
     """Read the files, hold articles out, and make negatives where they are asked for.
 
     Held-out questions stay as they are in the files, unless no file has an unanswerable one; then
@@ -93,7 +93,7 @@ def _make(
     questions: Sequence[SquadQuestion],
     edits: Edits,
     capitals: Capitals,
-    settings: CheckpointSettings,
+    settings: FinetuneSettings,
 ) -> list[tuple[str, SquadQuestion]]:
     return list(
         make_negatives(

@@ -89,12 +89,6 @@ def longest_input(model: QaModel) -> int:
     return positions - (FIRST_POSITION if model.config.model_type == "mpnet" else 0)
 
 
-def vocabulary(tokenizer: str) -> dict[str, int]:
-    """{token: id} of the content of a tokenizer.json."""
-    tokens: dict[str, int] = RustTokenizer.from_str(tokenizer).get_vocab()
-    return tokens
-
-
 def span_logits(
     model: QaModel,
     input_ids: torch.Tensor,

@@ -15,8 +15,8 @@ KINDS = ("word", "negation", "name", "number", "paragraph")
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointSettings:
-    """What is read, what of it is held out, and what is written: of `finetune` and `average`."""
+class FinetuneSettings:
+    """How to train. Every field is an option of `electra-qa finetune`."""
 
     max_seq_length: int = setting(384, "The longest window, in tokens.", minimum=8)
     doc_stride: int = setting(128, "How far a window moves on, in tokens.", minimum=1)
@@ -24,47 +24,8 @@ class CheckpointSettings:
     max_answer_length: int = setting(30, "Of a predicted answer, in tokens.", minimum=1)
     do_lower_case: bool = setting(True, "For a model that has a vocab.txt and no tokenizer.json.")
     version_2_with_negative: bool = setting(
-        True, "Take the questions without an answer too; otherwise they are left out."
+        True, "Train on questions without an answer too; otherwise they are left out."
     )
-    seed: int = setting(42, "Two runs with the same seed are equal.", minimum=0)
-    autocast: Autocast = setting("no", "Precision of the matrix products.")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one.")
-    held_out: float = setting(
-        0.05,
-        "Share of each file's articles that is not trained on: it is evaluated on, and what is of "
-        "files with both kinds of questions gives null_score_diff_threshold. A file with a single "
-        "article is trained on whole.",
-        minimum=0,
-    )
-    make_negatives: bool = setting(
-        False, "Make unanswerable questions from the answerable ones, where a file has none."
-    )
-    negatives_per_question: float = setting(
-        0.67, "Made unanswerable questions for each answerable one, at most 1.", minimum=0
-    )
-    negative_kinds: str = setting(
-        ",".join(KINDS), "Of the made questions; leave a kind out to switch it off."
-    )
-    half_weights: bool = setting(False, "Write the weights in float16: half the size.")
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Of made questions. Raises ValueError for one that there isn't."""
-        kinds = tuple(kind.strip() for kind in self.negative_kinds.split(",") if kind.strip())
-        for kind in kinds:
-            if kind not in KINDS:
-                raise ValueError(f"negative_kinds has {kind!r}; there are {', '.join(KINDS)}")
-        return kinds
-
-    @property
-    def windows(self) -> WindowSettings:
-        return WindowSettings(self.max_seq_length, self.doc_stride, self.max_query_length)
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneSettings(CheckpointSettings):
-    """How to train. Every field is an option of `electra-qa finetune`."""
-
     per_gpu_train_batch_size: int = setting(16, "Windows in a batch.", minimum=1)
     gradient_accumulation_steps: int = setting(1, "Batches of one optimizer step.", minimum=1)
     learning_rate: float = setting(3e-5, "At its highest.", minimum=0)
@@ -87,6 +48,25 @@ class FinetuneSettings(CheckpointSettings):
     attention_probs_dropout_prob: float | None = setting(
         None, "Instead of the model's own. 0 saves a fifth of the time on a CPU.", minimum=0
     )
+    seed: int = setting(42, "Two runs with the same seed are equal.", minimum=0)
+    autocast: Autocast = setting("no", "Precision of the matrix products.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one.")
+    held_out: float = setting(
+        0.05,
+        "Share of each file's articles that is not trained on: it is evaluated on, and what is of "
+        "files with both kinds of questions gives null_score_diff_threshold. A file with a single "
+        "article is trained on whole.",
+        minimum=0,
+    )
+    make_negatives: bool = setting(
+        False, "Make unanswerable questions from the answerable ones, where a file has none."
+    )
+    negatives_per_question: float = setting(
+        0.67, "Made unanswerable questions for each answerable one, at most 1.", minimum=0
+    )
+    negative_kinds: str = setting(
+        ",".join(KINDS), "Of the made questions; leave a kind out to switch it off."
+    )
     distillation_weight: float = setting(
         0.5, "Share of the teacher in the loss, with --teacher.", minimum=0
     )
@@ -100,6 +80,20 @@ class FinetuneSettings(CheckpointSettings):
         "Steps between two evaluations on the held-out part.  [default: once an epoch]",
         minimum=1,
     )
+    half_weights: bool = setting(False, "Write the weights in float16: half the size.")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of made questions. Raises ValueError for one that there isn't."""
+        kinds = tuple(kind.strip() for kind in self.negative_kinds.split(",") if kind.strip())
+        for kind in kinds:
+            if kind not in KINDS:
+                raise ValueError(f"negative_kinds has {kind!r}; there are {', '.join(KINDS)}")
+        return kinds
+
+    @property
+    def windows(self) -> WindowSettings:
+        return WindowSettings(self.max_seq_length, self.doc_stride, self.max_query_length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as RustTokenizer
 
 from electra_qa.engines import batches_by_length, steps
 
 from ..errors import BuildError
 from .batches import LENGTH_STEP, Batch, collate
 from .data import Feature
-from .model import QaModel, load_model, longest_input, span_logits, vocabulary
+from .model import QaModel, load_model, longest_input, span_logits
 from .settings import Autocast
 from .state import TEACHER
 
@@ -47,7 +48,7 @@ def teacher_logits(
             raise BuildError(f"{file.name} is of other windows: --overwrite_output_dir")
         return list(kept.split(lengths))
     model, its_tokenizer = load_model(teacher)
-    if vocabulary(its_tokenizer) != vocabulary(tokenizer):
+    if _vocabulary(its_tokenizer) != _vocabulary(tokenizer):
         raise BuildError(f"{teacher} has another vocabulary than the model")
     if max_length > longest_input(model):
         raise BuildError(
@@ -89,3 +90,8 @@ def pad_logits(logits: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     for row, values in zip(padded, logits, strict=True):
         row[: len(values)] = values
     return padded
+
+
+def _vocabulary(tokenizer: str) -> dict[str, int]:
+    vocabulary: dict[str, int] = RustTokenizer.from_str(tokenizer).get_vocab()
+    return vocabulary

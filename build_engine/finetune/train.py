@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,14 +21,12 @@ from ..errors import BuildError
 from . import state
 from .batches import collate, epoch_batches
 from .data import Feature, make_features
-from .device import find_device
 from .evaluation import Evaluation, evaluate
 from .examples import Examples, read_examples
 from .losses import distillation_loss, span_loss
 from .model import QaModel, load_model, longest_input, save_checkpoint, span_logits
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
-from .report import source_name, write_report
 from .settings import FinetuneData, FinetuneSettings
 from .teacher import pad_logits, teacher_logits
 
@@ -59,7 +58,7 @@ def finetune(
     With `resume` a run that was stopped in `output` goes on to the result that it would have had.
     Raises BuildError, and SquadError for a file that is none of SQuAD's.
     """
-    device = find_device(settings)
+    device = _device(settings)
     started = time.monotonic()
     identity = _identity(data, settings)
     checkpoint = state.check(output, identity, resume=resume)
@@ -106,20 +105,7 @@ def finetune(
         do_lower_case=settings.do_lower_case,
         half=settings.half_weights,
     )
-    write_report(
-        output,
-        {
-            "model_name_or_path": source_name(data.model),
-            "teacher": data.teacher and source_name(data.teacher),
-            "windows": len(features),
-        },
-        data,
-        settings,
-        examples,
-        evaluation,
-        seconds=time.monotonic() - started,
-        device=device,
-    )
+    _report(run, data, evaluation, time.monotonic() - started, output)
     state.clear(output)
 
 
@@ -208,6 +194,17 @@ def _step(
     return total_loss.item(), tokens
 
 
+def _device(settings: FinetuneSettings) -> torch.device:
+    cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not cuda:
+        raise BuildError("device is cuda, but PyTorch finds no GPU")
+    if settings.device == "cpu" or not cuda:
+        if settings.autocast == "fp16":
+            raise BuildError("autocast fp16 is for a GPU; on a CPU take bf16")
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
 def _identity(data: FinetuneData, settings: FinetuneSettings) -> dict[str, Any]:
     """What two parts of one run have in common."""
     files = {
@@ -233,3 +230,42 @@ def _describe(examples: Examples, features: Sequence[Feature], console: Console)
     )
     for kind, count in sorted(examples.made.items(), key=lambda pair: -pair[1]):
         console.print(f"  made negatives: {kind:<10} {count:>7,}", highlight=False)
+
+
+def _report(
+    run: _Run,
+    data: FinetuneData,
+    evaluation: Evaluation | None,
+    seconds: float,
+    output: Path,
+) -> None:
+    """training.json: what was run on what, and what came of it. Of files the names alone."""
+    import transformers
+
+    content = {
+        "model_name_or_path": Path(data.model).name if Path(data.model).is_dir() else data.model,
+        "train_file": [path.name for path in data.train_files],
+        "question_edits": data.question_edits and data.question_edits.name,
+        "teacher": data.teacher and Path(data.teacher).name,
+        "settings": dataclasses.asdict(run.settings),
+        "questions": len(run.examples.train),
+        "windows": len(run.features),
+        "made_negatives": dict(run.examples.made),
+        "held_out_questions": len(run.examples.held_out),
+        "threshold_questions": len(run.examples.threshold_questions),
+        "held_out": dict(evaluation.metrics)
+        | {
+            "null_score_diff_threshold": evaluation.threshold,
+            "exact_at_threshold": evaluation.exact,
+            "f1_at_threshold": evaluation.f1,
+            "f1_at_0": evaluation.f1_at_0,
+        }
+        if evaluation
+        else None,
+        "seconds": round(seconds),
+        "threads": torch.get_num_threads(),
+        "device": str(run.device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    (output / "training.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from electra_qa.build_engine.finetune.train import finetune
 from electra_qa.cli import main
 from electra_qa.squad import SquadError, read_squad, squad_metrics
 
+NAMES = ("Abel", "Berta", "Cyril", "Dora", "Emil", "Frida", "Gustav", "Hanna")
 QUICK = FinetuneSettings(
     max_seq_length=64,
     max_query_length=16,
@@ -40,6 +41,36 @@ QUICK = FinetuneSettings(
     save_steps=2,
     logging_steps=1,
 )
+
+
+@pytest.fixture(scope="module")
+def squad_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 questions on 8 paragraphs: three with an answer and one without for each."""
+    data = []
+    for index, name in enumerate(NAMES):
+        facts = {"born": f"{1801 + 7 * index}", "town": f"{name}stadt", "boat": f"Star {index}"}
+        context = (
+            f"{name} was born in {facts['born']} in the town of {facts['town']} and had a boat "
+            f"called {facts['boat']}."
+        )
+        qas: list[dict[str, Any]] = [
+            {
+                "id": f"{name}-{key}",
+                "question": question.format(name=name),
+                "answers": [{"text": facts[key], "answer_start": context.index(facts[key])}],
+            }
+            for key, question in (
+                ("born", "When was {name} born?"),
+                ("town", "In which town was {name} born?"),
+                ("boat", "What was the boat of {name} called?"),
+            )
+        ]
+        qas.append({"id": f"{name}-no", "question": f"Who married {name}?", "answers": []})
+        paragraph = {"context": context, "qas": qas}
+        data.append({"title": name, "paragraphs": [paragraph]})
+    path = tmp_path_factory.mktemp("squad") / "train.json"
+    path.write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
