@@ -26,16 +26,18 @@ from electra_qa.bundle import (
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import setting
 from electra_qa.squad import SquadError
-from electra_qa.tokenization import Tokenizer
+from electra_qa.tokenization import SpecialTokens, Tokenizer
 from electra_qa.windows import WindowSettings
 
 from .accuracy import measure
 from .calibration import calibration_windows, observe
 from .check import check_graph
 from .checkpoint import Checkpoint, load_checkpoint
+from .decode import MAX_PAIRS
 from .errors import BuildError
-from .graph import MAX_PAIRS, OPSET, build_graph
-from .quantization import QuantizationSettings, QuantizedLinear, quantize, sites
+from .graph import OPSET, build_graph
+from .quantization import QuantizationSettings, quantize, sites
+from .quantized import QuantizedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,14 @@ class BuildSettings:
         None, "Fail where F1 on --data is lower than that of float32 by more than this, in percent."
     )
 
-    @property
-    def windows(self) -> WindowSettings:
+    def windows(self, special_tokens: SpecialTokens) -> WindowSettings:
         """Raises ValueError where no context would fit beside the longest question."""
-        return WindowSettings(self.max_seq_length, self.doc_stride, self.max_query_length)
+        return WindowSettings(
+            self.max_seq_length,
+            self.doc_stride,
+            self.max_query_length,
+            special_tokens.separators + 2,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +164,11 @@ def _quantize(
     checkpoint: Checkpoint, settings: BuildSettings, data: BuildData, console: Console
 ) -> tuple[dict[str, QuantizedLinear], str]:
     """The int8 linear layers, and what they were calibrated on, for the manifest."""
-    tokenizer = Tokenizer(checkpoint.tokenizer)
+    tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.special_tokens)
+    windows = settings.windows(checkpoint.special_tokens)
     try:
         drawn = calibration_windows(
-            data.calibration, tokenizer, settings.windows, settings.calibration_windows
+            data.calibration, tokenizer, windows, settings.calibration_windows
         )
     except SquadError as error:
         raise BuildError(str(error)) from error
@@ -223,8 +230,8 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
             f"{longest} tokens, got {settings.max_answer_length_limit}"
         )
     try:
-        settings.windows  # noqa: B018
-        vocab_size = Tokenizer(checkpoint.tokenizer).vocab_size
+        settings.windows(checkpoint.special_tokens)
+        vocab_size = Tokenizer(checkpoint.tokenizer, checkpoint.special_tokens).vocab_size
     except ValueError as error:
         raise BuildError(str(error)) from error
     if vocab_size > checkpoint.architecture.vocab_size:
@@ -257,7 +264,11 @@ def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str 
         n_best_size=settings.n_best_size,
         max_seq_length_limit=checkpoint.architecture.max_position_embeddings,
         max_answer_length_limit=settings.max_answer_length_limit,
-        do_lower_case=checkpoint.do_lower_case,
+        cls_token=checkpoint.special_tokens.cls,
+        sep_token=checkpoint.special_tokens.sep,
+        pad_token=checkpoint.special_tokens.pad,
+        unk_token=checkpoint.special_tokens.unk,
+        separators=checkpoint.special_tokens.separators,
         calibration=calibration,
         metrics=None,
         files={},

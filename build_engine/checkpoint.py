@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,30 +14,16 @@ from safetensors.numpy import load_file
 from tokenizers import BertWordPieceTokenizer
 
 from electra_qa.bundle import sha256_of
+from electra_qa.tokenization import SpecialTokens
 
+from .architecture import Architecture
+from .config import CONFIG, Config, read_json
 from .errors import BuildError
+from .families import family_of
+from .families.bert import Bert
+from .writer import Weights
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-MODEL_TYPES = ("electra", "bert")
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
-
-Weights = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The shape of the encoder, with the names of Transformers' `config.json`."""
-
-    model_type: str
-    vocab_size: int
-    embedding_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    hidden_act: str
-    layer_norm_eps: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +31,8 @@ class Checkpoint:
     """A fine-tuned encoder with a span head.
 
     source: the folder's name or the hub id, as given.
-    sha256: of `model.safetensors`, hexadecimal.
-    weights: by their names in Transformers, without the leading "electra." or "bert.".
+    sha256: of its weights, hexadecimal.
+    weights: by our names, see `families/bert.py`; read when they are asked for.
     tokenizer: the content of a `tokenizer.json`.
     null_score_diff_threshold: what `finetune` chose on held-out data, else 0.
     """
@@ -58,34 +42,115 @@ class Checkpoint:
     architecture: Architecture
     weights: Weights
     tokenizer: str
-    do_lower_case: bool
+    special_tokens: SpecialTokens
     null_score_diff_threshold: float
+
+    @property
+    def family(self) -> Bert:
+        return family_of(self.architecture.model_type)
 
 
 def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
-    """Load a checkpoint for question answering of ELECTRA's or BERT's shape.
+    """Load a checkpoint for question answering of one of the families.
 
     A path that exists is a folder; anything else is fetched from the Hugging Face hub. Raises
     BuildError where it is not there, is not for question answering, or has another shape.
     """
     folder, source = checkpoint_folder(folder_or_hub_id)
-    config = _read_json(folder / "config.json")
-    architecture = _architecture(config)
+    fields = read_json(folder / CONFIG)
+    family = family_of(fields.get("model_type"))
+    config = Config(fields, {**family.defaults, "null_score_diff_threshold": 0.0})
+    architecture = family.architecture(config)
     weights_file = folder / "model.safetensors"
     if not weights_file.is_file():
         raise BuildError(
             f"{source} has no model.safetensors; pickled weights (pytorch_model.bin) are not read. "
             "Convert them once with Transformers: model.save_pretrained(folder)"
         )
+    try:
+        stored = load_file(weights_file)
+    except (SafetensorError, OSError) as error:
+        raise BuildError(f"{weights_file.name} can't be read: {error}") from error
     return Checkpoint(
         source=source,
         sha256=sha256_of(weights_file),
         architecture=architecture,
-        weights=_load_weights(weights_file, architecture),
+        weights=_OurWeights(stored, family, architecture),
         tokenizer=read_tokenizer(folder),
-        do_lower_case=_do_lower_case(folder),
-        null_score_diff_threshold=_number(config, "null_score_diff_threshold", 0.0),
+        special_tokens=family.special_tokens,
+        null_score_diff_threshold=config.number("null_score_diff_threshold"),
     )
+
+
+class _OurWeights(Mapping[str, npt.NDArray[Any]]):
+    """The tensors of a checkpoint by our names, read and converted when they are asked for.
+
+    All of them are there, have the shapes that config.json gives them, and are finite: making one
+    raises BuildError else.
+    """
+
+    def __init__(self, stored: Weights, family: Bert, architecture: Architecture) -> None:
+        self._stored = _Stored(stored, family.prefix)
+        self._family = family
+        self._architecture = architecture
+        self._shapes = family.shapes(architecture)
+        head = family.stored_name("qa_outputs.weight")
+        if head not in self._stored:
+            raise BuildError(
+                f"the checkpoint has no span head ({head}): it is not fine-tuned for question "
+                "answering"
+            )
+        for name, shape in self._shapes.items():
+            tensor = self[name]
+            if tensor.shape != shape:
+                raise BuildError(
+                    f"{name} has the shape {list(tensor.shape)}, by config.json it should be "
+                    f"{list(shape)}"
+                )
+            if not np.isfinite(tensor).all():
+                raise BuildError(f"{name} holds values that are not finite")
+        self._refuse_more_layers()
+
+    def _refuse_more_layers(self) -> None:
+        layers = self._architecture.num_hidden_layers
+        after = self._family.stored_name(f"encoder.layer.{layers}.output.dense.weight")
+        if after in self._stored:
+            raise BuildError(f"the checkpoint has more layers than the {layers} of config.json")
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._shapes:
+            raise KeyError(name)
+        tensor = self._family.read(name, self._stored, self._architecture)
+        return tensor if tensor.dtype == np.float16 else tensor.astype(np.float32, copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+class _Stored(Mapping[str, npt.NDArray[Any]]):
+    """The tensors of the file without the family's prefix. Raises BuildError for what it lacks."""
+
+    def __init__(self, tensors: Weights, prefix: str) -> None:
+        self._tensors = tensors
+        self._prefix = prefix
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        for stored in (self._prefix + name, name):
+            if stored in self._tensors:
+                return self._tensors[stored]
+        raise BuildError(f"the weights lack {name}, which config.json asks for")
+
+    def __contains__(self, name: object) -> bool:
+        return f"{self._prefix}{name}" in self._tensors or name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(self._prefix) for name in self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def checkpoint_folder(folder_or_hub_id: str, files: Sequence[str] = FILES) -> tuple[Path, str]:
@@ -114,132 +179,6 @@ def _download(hub_id: str, files: Sequence[str]) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BuildError(f"{path.name} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BuildError(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BuildError(f"{path.name} holds no JSON object")
-    return content
-
-
-def _number(config: dict[str, Any], name: str, default: float) -> float:
-    value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise BuildError(f"config.json: {name} is not a number: {value!r}")
-    return float(value)
-
-
-def _size(config: dict[str, Any], name: str) -> int:
-    if name not in config:
-        raise BuildError(f"config.json lacks {name!r}")
-    value = config[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BuildError(f"config.json: {name} is not a whole number over 0: {value!r}")
-    return value
-
-
-def _architecture(config: dict[str, Any]) -> Architecture:
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise BuildError(
-            f"model_type is {model_type!r}; this build takes {' and '.join(MODEL_TYPES)}"
-        )
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise BuildError("position_embedding_type must be 'absolute'")
-    if config.get("type_vocab_size", 2) != 2:
-        raise BuildError(f"type_vocab_size must be 2, got {config['type_vocab_size']}")
-    hidden_act = config.get("hidden_act", "gelu")
-    if hidden_act not in ACTIVATIONS:
-        raise BuildError(f"hidden_act is {hidden_act!r}; this build takes {', '.join(ACTIVATIONS)}")
-    hidden_size, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    if hidden_size % heads:
-        raise BuildError(
-            f"num_attention_heads must divide hidden_size ({hidden_size}), got {heads}"
-        )
-    return Architecture(
-        model_type=model_type,
-        vocab_size=_size(config, "vocab_size"),
-        embedding_size=_size({"embedding_size": hidden_size} | config, "embedding_size"),
-        hidden_size=hidden_size,
-        num_hidden_layers=_size(config, "num_hidden_layers"),
-        num_attention_heads=heads,
-        intermediate_size=_size(config, "intermediate_size"),
-        max_position_embeddings=_size(config, "max_position_embeddings"),
-        hidden_act=hidden_act,
-        layer_norm_eps=_number(config, "layer_norm_eps", 1e-12),
-    )
-
-
-def _load_weights(path: Path, architecture: Architecture) -> Weights:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BuildError(f"{path.name} can't be read: {error}") from error
-    prefix = architecture.model_type + "."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    if "qa_outputs.weight" not in weights:
-        raise BuildError(
-            "the checkpoint has no span head (qa_outputs.weight): it is not fine-tuned for "
-            "question answering"
-        )
-    shapes = _shapes(architecture)
-    for name, shape in shapes.items():
-        if name not in weights:
-            raise BuildError(f"{path.name} lacks {name}, which config.json asks for")
-        if weights[name].shape != shape:
-            raise BuildError(
-                f"{name} has the shape {list(weights[name].shape)}, by config.json it should be "
-                f"{list(shape)}"
-            )
-    if f"encoder.layer.{architecture.num_hidden_layers}.output.dense.weight" in weights:
-        raise BuildError(
-            f"{path.name} has more layers than the {architecture.num_hidden_layers} of config.json"
-        )
-    return {name: _float(name, weights[name]) for name in shapes}
-
-
-def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """The tensors of an encoder with a span head, with their shapes."""
-    embedding, hidden = architecture.embedding_size, architecture.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (architecture.vocab_size, embedding),
-        "embeddings.position_embeddings.weight": (architecture.max_position_embeddings, embedding),
-        "embeddings.token_type_embeddings.weight": (2, embedding),
-        **_norm("embeddings.LayerNorm", embedding),
-        **_linear("qa_outputs", hidden, 2),
-    }
-    if embedding != hidden:
-        shapes |= _linear("embeddings_project", embedding, hidden)
-    for index in range(architecture.num_hidden_layers):
-        layer = f"encoder.layer.{index}"
-        for part in ("query", "key", "value"):
-            shapes |= _linear(f"{layer}.attention.self.{part}", hidden, hidden)
-        shapes |= _linear(f"{layer}.attention.output.dense", hidden, hidden)
-        shapes |= _norm(f"{layer}.attention.output.LayerNorm", hidden)
-        shapes |= _linear(f"{layer}.intermediate.dense", hidden, architecture.intermediate_size)
-        shapes |= _linear(f"{layer}.output.dense", architecture.intermediate_size, hidden)
-        shapes |= _norm(f"{layer}.output.LayerNorm", hidden)
-    return shapes
-
-
-def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
-
-
-def _float(name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if not np.isfinite(tensor.astype(np.float32)).all():
-        raise BuildError(f"{name} holds values that are not finite")
-    return tensor if tensor.dtype == np.float16 else tensor.astype(np.float32)
-
-
 def read_tokenizer(folder: Path, *, do_lower_case: bool = True) -> str:
     """The content of `tokenizer.json`, or of one made from `vocab.txt`. Raises BuildError.
 
@@ -263,4 +202,4 @@ def read_tokenizer(folder: Path, *, do_lower_case: bool = True) -> str:
 
 def _do_lower_case(folder: Path, default: bool = True) -> bool:
     path = folder / "tokenizer_config.json"
-    return bool(_read_json(path).get("do_lower_case", default)) if path.is_file() else default
+    return bool(read_json(path).get("do_lower_case", default)) if path.is_file() else default

@@ -22,41 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .checkpoint import Checkpoint
-
-Floats = npt.NDArray[np.float32]
-
-INT8_MAX = 127
-SMALLEST = 1e-5  # in place of 0, where a range or a scale divides
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedInput:
-    """How the input of a linear layer is rounded: round(x × factor / scale).
-
-    factor: float32 [in].
-    """
-
-    factor: Floats
-    scale: float
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedLinear:
-    """A linear layer in int8: input · (weight × weight_scale) + bias.
-
-    weight: int8 [in, out]. weight_scale, bias: float32 [out].
-    """
-
-    input: QuantizedInput
-    weight: npt.NDArray[np.int8]
-    weight_scale: Floats
-    bias: Floats
+from .quantized import INT8_MAX, SMALLEST, Floats, QuantizedInput, QuantizedLinear, in_float16
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +53,12 @@ class QuantizationSettings:
 
 def sites(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
     """The linear layers that are quantized, grouped by the input that they share."""
+    family = checkpoint.family
     groups: list[tuple[str, ...]] = []
-    if "embeddings_project.weight" in checkpoint.weights:
+    if family.projects(checkpoint.architecture):
         groups.append(("embeddings_project",))
-    for index in range(checkpoint.architecture.num_hidden_layers):
-        layer = f"encoder.layer.{index}"
-        attention = f"{layer}.attention"
-        groups += [
-            tuple(f"{attention}.self.{part}" for part in ("query", "key", "value")),
-            (f"{attention}.output.dense",),
-            (f"{layer}.intermediate.dense",),
-            (f"{layer}.output.dense",),
-        ]
+    for layer in family.layer_names(checkpoint.architecture):
+        groups += family.sites(layer)
     return groups
 
 
@@ -114,10 +78,11 @@ def quantize(
         for group in sites(checkpoint)
         for name in group
     }
-    biases = {name: checkpoint.weights[f"{name}.bias"].astype(np.float32) for name in weights}
+    biases = {name: _bias(checkpoint, name, weights[name].shape[1]) for name in weights}
     seen = dict(observed)
-    for index in range(checkpoint.architecture.num_hidden_layers):
-        _split(f"encoder.layer.{index}", weights, biases, seen, settings.split_neurons)
+    for layer in checkpoint.family.layer_names(checkpoint.architecture):
+        feed_forward = checkpoint.family.feed_forward(layer)
+        _split(feed_forward, weights, biases, seen, settings.split_neurons)
     linears: dict[str, QuantizedLinear] = {}
     for group in sites(checkpoint):
         linears |= _quantize_site(group, weights, biases, seen[group[0]], settings.smoothing)
@@ -125,23 +90,30 @@ def quantize(
     return linears
 
 
+def _bias(checkpoint: Checkpoint, name: str, size: int) -> Floats:
+    if f"{name}.bias" not in checkpoint.weights:
+        return np.zeros(size, np.float32)
+    return checkpoint.weights[f"{name}.bias"].astype(np.float32)
+
+
 def _split(
-    layer: str,
+    feed_forward: tuple[tuple[str, ...], str],
     weights: dict[str, Floats],
     biases: dict[str, Floats],
     observed: dict[str, Observed],
     extra: int,
 ) -> None:
     """Repeat the neurons that press hardest on the weights' scales, `extra` times in all."""
-    before, after = f"{layer}.intermediate.dense", f"{layer}.output.dense"
+    before, after = feed_forward
     seen = observed[after]
     pressure = seen.reach * np.abs(weights[after]).max(axis=1)
     times = np.ones(len(pressure), dtype=np.int64)
     for _ in range(extra):
         times[np.argmax(pressure / times)] += 1
     index = np.repeat(np.arange(len(times)), times)
-    weights[before] = weights[before][:, index]
-    biases[before] = biases[before][index]
+    for name in before:
+        weights[name] = weights[name][:, index]
+        biases[name] = biases[name][index]
     weights[after] = (weights[after] / times[:, None]).astype(np.float32)[index]
     observed[after] = Observed(seen.reach[index], seen.sample[:, index])
 
@@ -158,11 +130,11 @@ def _quantize_site(
     reach = np.maximum(seen.reach, max(seen.reach.max() / 2**12, SMALLEST))
     strength = np.maximum(np.abs(together).max(axis=1), SMALLEST)
     # What the graph computes with has to be what the weights are rounded for: float16's numbers.
-    factor = _half(strength ** (1 - smoothing) / reach**smoothing)
-    scale = _half((reach * factor).max() / INT8_MAX)
+    factor = in_float16(strength ** (1 - smoothing) / reach**smoothing)
+    scale = in_float16((reach * factor).max() / INT8_MAX)
 
     smoothed = together / factor[:, None]
-    weight_scale = _half(np.maximum(np.abs(smoothed).max(axis=0) / INT8_MAX, SMALLEST))
+    weight_scale = in_float16(np.maximum(np.abs(smoothed).max(axis=0) / INT8_MAX, SMALLEST))
     inputs = np.rint(seen.sample * factor / scale)
     inputs = (np.clip(inputs, -INT8_MAX - 1, INT8_MAX) * scale).astype(np.float32)
     rounded = _round(smoothed, weight_scale, inputs)
@@ -199,15 +171,3 @@ def _round(weights: Floats, scale: Floats, inputs: Floats, damping: float = 0.01
         error = (rest[row] - rounded[row] * scale) / upper[row, row]
         rest[row + 1 :] -= np.outer(upper[row, row + 1 :], error)
     return rounded[np.argsort(order)]
-
-
-def _half(values: Any) -> Any:
-    """Numbers that exist in float16, as float32."""
-    return np.asarray(values).astype(np.float16).astype(np.float32)
-
-
-def quantize_table(table: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], Floats]:
-    """An embedding table [rows, columns] as int8, with a scale for each row, float32 [rows]."""
-    values = table.astype(np.float32)
-    scale: Floats = _half(np.maximum(np.abs(values).max(axis=1) / INT8_MAX, SMALLEST))
-    return np.clip(np.rint(values / scale[:, None]), -INT8_MAX, INT8_MAX).astype(np.int8), scale

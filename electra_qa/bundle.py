@@ -22,9 +22,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .tokenization import SpecialTokens
 from .windows import WindowSettings
 
-FORMAT = 1
+FORMAT = 2
 PRECISIONS = ("fp32", "fp16", "int8")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -46,7 +47,8 @@ class Manifest:
         defaults for a request, with `run_squad.py`'s names and meanings, in tokens.
     n_best_size: how many spans of a window the graph decodes, at most.
     max_seq_length_limit, max_answer_length_limit: what a request may ask for, at most, in tokens.
-    do_lower_case: whether the tokenizer drops case.
+    cls_token, sep_token, pad_token, unk_token: the tokenizer's names of them.
+    separators: how many sep_tokens stand between question and context, 1 or 2.
     calibration: what the quantization was calibrated on; None where nothing was.
     metrics: EM/F1 measured at build under the keys of the official script, in percent, with
         "data" naming the file; None where nothing was measured.
@@ -67,14 +69,26 @@ class Manifest:
     n_best_size: int
     max_seq_length_limit: int
     max_answer_length_limit: int
-    do_lower_case: bool
+    cls_token: str
+    sep_token: str
+    pad_token: str
+    unk_token: str
+    separators: int
     calibration: str | None
     metrics: dict[str, Any] | None
     files: dict[str, str]
 
     @property
     def window_settings(self) -> WindowSettings:
-        return WindowSettings(self.max_seq_length, self.doc_stride, self.max_query_length)
+        return WindowSettings(
+            self.max_seq_length, self.doc_stride, self.max_query_length, self.separators + 2
+        )
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        return SpecialTokens(
+            self.cls_token, self.sep_token, self.pad_token, self.unk_token, self.separators
+        )
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -90,7 +104,8 @@ class Manifest:
             raise BundleError(f"{MANIFEST} holds no JSON object")
         if content.get("format") != FORMAT:
             raise BundleError(
-                f"{MANIFEST} has format {content.get('format')!r}, this version reads {FORMAT}"
+                f"{MANIFEST} has format {content.get('format')!r}, this version reads {FORMAT}: "
+                "build it anew"
             )
         hints = typing.get_type_hints(cls)
         for name, hint in hints.items():
@@ -116,6 +131,7 @@ class Manifest:
             ("n_best_size", None),
             ("max_answer_length", self.max_answer_length_limit),
             ("max_seq_length", self.max_seq_length_limit),
+            ("separators", 2),
         ):
             value = getattr(self, name)
             if value < 1 or (highest is not None and value > highest):

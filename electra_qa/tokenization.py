@@ -8,9 +8,27 @@ from sys import getsizeof
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
 ZERO_WIDTH_JOINER = "\u200d"
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """What a window is put together with: cls question sep context sep.
+
+    separators: how many seps stand between question and context.
+    """
+
+    cls: str = "[CLS]"
+    sep: str = "[SEP]"
+    pad: str = "[PAD]"
+    unk: str = "[UNK]"
+    separators: int = 1
+
+
+BERT = SpecialTokens()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +86,9 @@ class Tokenizer:
     releases the GIL.
     """
 
-    def __init__(self, serialized: str) -> None:
-        """`serialized`: the content of a `tokenizer.json`. Raises ValueError if it is not one."""
+    def __init__(self, serialized: str, special_tokens: SpecialTokens = BERT) -> None:
+        """`serialized`: the content of a `tokenizer.json`. Raises ValueError if it is not one, or
+        has not these special tokens."""
         try:
             self._tokenizer: RustTokenizer = RustTokenizer.from_str(serialized)
         except Exception as error:  # tokenizers raises bare Exception
@@ -77,9 +96,11 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
-        self.cls_id = self._special("[CLS]")
-        self.sep_id = self._special("[SEP]")
-        self.pad_id = self._special("[PAD]")
+        self.cls_id = self._special(special_tokens.cls)
+        self.sep_id = self._special(special_tokens.sep)
+        self.pad_id = self._special(special_tokens.pad)
+        self._unk_id = self._special(special_tokens.unk)
+        self._borders = np.array([self.cls_id, self.sep_id, self.pad_id], dtype=np.int32)
         try:
             self.context("\ue000")  # a character that no vocabulary has
         except Exception as error:
@@ -88,7 +109,7 @@ class Tokenizer:
     def _special(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:
-            raise ValueError(f"tokenizer.json has no {token} token: not an ELECTRA or BERT one")
+            raise ValueError(f"tokenizer.json has no {token} token")
         return int(token_id)
 
     @property
@@ -98,16 +119,21 @@ class Tokenizer:
 
     def question(self, text: str) -> npt.NDArray[np.int32]:
         """Token ids of a question, int32 [tokens], not yet cut to max_query_length."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return np.array(encoding.ids, dtype=np.int32)
+        return self._ids(self._tokenizer.encode(text, add_special_tokens=False))
 
     def context(self, text: str) -> TokenizedContext:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         tokens = len(encoding)
         return TokenizedContext(
             text,
-            ids=np.array(encoding.ids, dtype=np.int32),
+            ids=self._ids(encoding),
             offsets=np.array(encoding.offsets, dtype=np.int32).reshape(tokens, 2),
             # Without special tokens every token is a part of some word.
             words=np.array(encoding.word_ids, dtype=np.int32),
         )
+
+    def _ids(self, encoding: Encoding) -> npt.NDArray[np.int32]:
+        """A unigram model finds special tokens in a text, as pieces like any other."""
+        ids = np.array(encoding.ids, dtype=np.int32)
+        ids[np.isin(ids, self._borders)] = self._unk_id
+        return ids

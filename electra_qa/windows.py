@@ -5,8 +5,9 @@ transformers/examples/legacy/question-answering). A window is
 
     [CLS] question [SEP] part of the context [SEP]
 
-and the next window starts `doc_stride` context tokens further on. Mind that the fast tokenizers
-and `run_qa.py` call `stride` how much two windows *share*: `doc_stride_from_overlap` converts.
+with one more [SEP] between the two for a model that was trained so (RoBERTa). The next window
+starts `doc_stride` context tokens further on. Mind that the fast tokenizers and `run_qa.py` call
+`stride` how much two windows *share*: `doc_stride_from_overlap` converts.
 """
 
 from __future__ import annotations
@@ -26,18 +27,25 @@ BOUNDS = ("context_start", "context_end", "start_first", "start_end", "max_answe
 class WindowSettings:
     """How windows are cut, in tokens. Names and defaults are `run_squad.py`'s.
 
+    special_tokens: how many a window has: 3, or 4 with two of them between question and context.
+
     Raises ValueError where no context token would fit beside the longest question.
     """
 
     max_seq_length: int = 384
     doc_stride: int = 128
     max_query_length: int = 64
+    special_tokens: int = SPECIAL_TOKENS
 
     def __post_init__(self) -> None:
         for name in ("max_seq_length", "doc_stride", "max_query_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        smallest = self.max_query_length + SPECIAL_TOKENS + 1
+        if self.special_tokens < SPECIAL_TOKENS:
+            raise ValueError(
+                f"special_tokens must be at least {SPECIAL_TOKENS}, got {self.special_tokens}"
+            )
+        smallest = self.max_query_length + self.special_tokens + 1
         if self.max_seq_length < smallest:
             raise ValueError(
                 f"max_seq_length must be at least {smallest} for a max_query_length of "
@@ -46,7 +54,8 @@ class WindowSettings:
 
     def capacity(self, question_tokens: int) -> int:
         """Context tokens that fit in a window beside a question of that many tokens."""
-        return self.max_seq_length - min(question_tokens, self.max_query_length) - SPECIAL_TOKENS
+        question_tokens = min(question_tokens, self.max_query_length)
+        return self.max_seq_length - question_tokens - self.special_tokens
 
 
 def doc_stride_from_overlap(overlap: int, capacity: int) -> int:
@@ -112,14 +121,14 @@ def make_windows(
     question = question_ids[: settings.max_query_length]
     parts = _parts(len(context_ids), settings.capacity(len(question)), settings.doc_stride)
     starts = _max_context_ranges(parts) if max_context else [(0, length) for _, length in parts]
-    context_start = len(question) + 2
+    context_start = len(question) + settings.special_tokens - 1
     windows = []
     for (offset, length), (first, end) in zip(parts, starts, strict=True):
         context_end = context_start + length
         input_ids = np.empty(context_end + 1, dtype=np.int32)
         input_ids[0] = cls_id
-        input_ids[1 : context_start - 1] = question
-        input_ids[context_start - 1] = input_ids[context_end] = sep_id
+        input_ids[1 : len(question) + 1] = question
+        input_ids[len(question) + 1 : context_start] = input_ids[context_end] = sep_id
         input_ids[context_start:context_end] = context_ids[offset : offset + length]
         windows.append(
             Window(

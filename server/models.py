@@ -132,7 +132,9 @@ class Models:
 
 def read_tokenizer(bundle: Bundle) -> Tokenizer:
     """Raises ValueError where it is none."""
-    return Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
+    return Tokenizer(
+        bundle.tokenizer_path.read_text(encoding="utf-8"), bundle.manifest.special_tokens
+    )
 
 
 def warm_up_lengths(settings: ServerSettings, bundle: Bundle) -> list[int]:

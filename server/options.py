@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from electra_qa.bundle import Manifest
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import DecodeOptions, Rules, pipeline_spans
-from electra_qa.windows import SPECIAL_TOKENS, WindowSettings, doc_stride_from_overlap
+from electra_qa.windows import WindowSettings, doc_stride_from_overlap
 
 from .errors import InvalidRequestError
 
@@ -31,9 +32,7 @@ class QuestionOptions:
             )
         except ValueError as error:
             raise InvalidRequestError(f"options.{error}") from error
-        return WindowSettings(
-            self.windows.max_seq_length, doc_stride, self.windows.max_query_length
-        )
+        return dataclasses.replace(self.windows, doc_stride=doc_stride)
 
 
 def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
@@ -58,18 +57,19 @@ def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
         threshold = options.null_score_diff_threshold
         if math.isnan(threshold):
             raise InvalidRequestError("options.null_score_diff_threshold must be a number, got NaN")
+    special_tokens = manifest.window_settings.special_tokens
     max_query_length = _within(
         options,
         "max_query_length",
         manifest.max_query_length,
         1,
-        manifest.max_seq_length_limit - SPECIAL_TOKENS - 1,
+        manifest.max_seq_length_limit - special_tokens - 1,
     )
     max_seq_length = _within(
         options,
         "max_seq_length",
         manifest.max_seq_length,
-        max_query_length + SPECIAL_TOKENS + 1,
+        max_query_length + special_tokens + 1,
         manifest.max_seq_length_limit,
     )
     if options.HasField("doc_stride") and options.HasField("window_overlap"):
@@ -80,7 +80,7 @@ def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
         options, "doc_stride", manifest.doc_stride, 1, manifest.max_seq_length_limit
     )
     return QuestionOptions(
-        windows=WindowSettings(max_seq_length, doc_stride, max_query_length),
+        windows=WindowSettings(max_seq_length, doc_stride, max_query_length, special_tokens),
         window_overlap=options.window_overlap if options.HasField("window_overlap") else None,
         decode=DecodeOptions(
             top_k=top_k,

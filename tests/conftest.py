@@ -123,14 +123,7 @@ def tiny_checkpoint(
 
     def make(model_type: str = "electra", *, dtype: str = "float32", **config: Any) -> Path:
         import torch
-        from transformers import (
-            BertConfig,
-            BertForQuestionAnswering,
-            ElectraConfig,
-            ElectraForQuestionAnswering,
-            MPNetConfig,
-            MPNetForQuestionAnswering,
-        )
+        from transformers import AutoConfig, AutoModelForQuestionAnswering
 
         shape: dict[str, Any] = {
             "vocab_size": 30522,
@@ -140,18 +133,22 @@ def tiny_checkpoint(
             "intermediate_size": 48,
             "max_position_embeddings": 128,
         }
-        if model_type == "electra":
-            shape = {"embedding_size": 16, **shape, **config}
-            model: Any = ElectraForQuestionAnswering(ElectraConfig(**shape))
-        elif model_type == "mpnet":
-            model = MPNetForQuestionAnswering(MPNetConfig(**shape | config))
-        else:
-            model = BertForQuestionAnswering(BertConfig(**shape | config))
+        if model_type in ("electra", "albert"):
+            shape["embedding_size"] = 16
+        shape |= config
+        if model_type == "distilbert":
+            theirs = {"num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
+            theirs |= {"hidden_size": "dim", "num_hidden_layers": "n_layers"}
+            theirs |= {"hidden_act": "activation"}
+            shape = {theirs.get(name, name): value for name, value in shape.items()}
+        model: Any = AutoModelForQuestionAnswering.from_config(
+            AutoConfig.for_model(model_type, **shape)
+        )
         # What Transformers starts from is too tame to test with: biases of 0, logits near 0.
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+                mean = 1.0 if "norm.weight" in name.lower() else 0.0
                 parameter.normal_(mean, 0.3, generator=generator)
         folder = tmp_path_factory.mktemp(f"tiny-{model_type}-", numbered=True)
         model.to(getattr(torch, dtype)).save_pretrained(folder)

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from ..checkpoint import FILES, MODEL_TYPES, checkpoint_folder, read_tokenizer
+from ..checkpoint import FILES, checkpoint_folder, read_tokenizer
 from ..errors import BuildError
 from .mpnet import FIRST_POSITION, bert_vocabulary
 from .settings import Autocast
@@ -24,7 +24,7 @@ from .settings import Autocast
 QaModel = ElectraForQuestionAnswering | MPNetForQuestionAnswering
 
 AUTOCAST_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRAINABLE_TYPES = (*MODEL_TYPES, "mpnet")
+TRAINABLE_TYPES = ("bert", "electra", "mpnet")
 # What Transformers may need beyond what `build` reads: it loads pickled weights safely.
 MODEL_FILES = (*FILES, "pytorch_model.bin")
 # What a config of BERT's shares with one of ELECTRA's.

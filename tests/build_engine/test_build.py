@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from electra_qa.bundle import FORMAT, Bundle, load_bundle
 from electra_qa.cli import main
+from electra_qa.tokenization import SpecialTokens
 
 SETTINGS = {
     "max-seq-length": 96,
@@ -88,7 +89,7 @@ def test_a_build_says_in_the_manifest_what_it_made(tiny: Path, tmp_path: Path) -
     assert (manifest.doc_stride, manifest.max_query_length) == (40, 16)
     assert (manifest.max_answer_length, manifest.max_answer_length_limit) == (12, 20)
     assert (manifest.n_best_size, manifest.null_score_diff_threshold) == (8, 0.0)
-    assert manifest.do_lower_case
+    assert manifest.special_tokens == SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]", 1)
     assert manifest.calibration is None
     assert manifest.metrics is None
     assert sorted(manifest.files) == ["model.fp32.onnx", "tokenizer.json"]

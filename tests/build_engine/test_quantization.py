@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from electra_qa.build_engine import quantization
 from electra_qa.build_engine.check import check_graph
-from electra_qa.build_engine.quantization import Observed, quantize_table
+from electra_qa.build_engine.quantization import Observed
+from electra_qa.build_engine.quantized import quantize_table
 from electra_qa.bundle import Bundle, load_bundle
 from electra_qa.cli import main
 from electra_qa.engines import load_engine
@@ -44,7 +45,7 @@ def test_repeating_neurons_changes_nothing_but_their_size() -> None:
     expected, inner = hidden() @ weights[after], hidden()
     observed = {after: Observed(np.abs(inner).max(axis=0), inner)}
     pressure = observed[after].reach * np.abs(weights[after]).max(axis=1)
-    quantization._split("encoder.layer.0", weights, biases, observed, 8)
+    quantization._split(((before,), after), weights, biases, observed, 8)
     np.testing.assert_allclose(hidden() @ weights[after], expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(observed[after].sample, hidden())
     split = observed[after].reach * np.abs(weights[after]).max(axis=1)
@@ -94,7 +95,9 @@ def build_tiny(checkpoint: Path, output: Path, *options: str) -> Result:
 
 
 def small_windows(bundle: Bundle) -> list[Window]:
-    tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer(
+        bundle.tokenizer_path.read_text(encoding="utf-8"), bundle.manifest.special_tokens
+    )
     return [
         window
         for question in read_squad(SMALL)

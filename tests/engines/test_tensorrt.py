@@ -52,7 +52,9 @@ def batch_of(windows: int, length: int, seed: int = 0) -> WindowBatch:
 
 
 def real_windows(bundle: Bundle, question: str, settings: WindowSettings) -> WindowBatch:
-    tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer(
+        bundle.tokenizer_path.read_text(encoding="utf-8"), bundle.manifest.special_tokens
+    )
     windows = make_windows(
         tokenizer.question(question),
         tokenizer.context(CONTEXT * 3).ids,

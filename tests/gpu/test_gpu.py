@@ -86,7 +86,9 @@ Batches = Callable[[int], list[WindowBatch]]
 @pytest.fixture(scope="module")
 def batches(own_bundle: Bundle) -> Batches:
     """Real questions and contexts, as windows of up to so many tokens, in full batches."""
-    tokenizer = Tokenizer(own_bundle.tokenizer_path.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer(
+        own_bundle.tokenizer_path.read_text(encoding="utf-8"), own_bundle.manifest.special_tokens
+    )
     data = json.loads((Path(__file__).parents[1] / "data" / "small.json").read_text("utf-8"))
     paragraphs = [p for article in data["data"] for p in article["paragraphs"]]
     # One long text, so that there are windows of every length.
