@@ -27,6 +27,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "max_seq_len=128, doc_stride=32": {"max_seq_len": 128, "doc_stride": 32, "top_k": 2},
     "max_answer_len=5, align_to_words=False": {"max_answer_len": 5, "align_to_words": False},
 }
+# The models that tell question and context apart by an embedding.
+SEGMENTS = ("albert", "bert", "deberta-v2", "electra")
 
 
 def read_questions(path: Path) -> list[dict[str, str]]:
@@ -54,9 +56,12 @@ def write(checkpoint: str, data: Path, output: Path) -> None:
 
     # Without a dtype it computes in the checkpoint's own, float16 here, down to the scores.
     pipe = transformers.pipeline("question-answering", model=checkpoint, dtype="float32")
-    # 5.2 loads this checkpoint's tokenizer as a generic one, which leaves the segments out: the
-    # model would take the context for a part of the question.
-    pipe.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    # 5.2 loads a tokenizer of a newer version as a generic one, which leaves the segments out, and
+    # the model would take the context for a part of the question; or gives them where none are.
+    names = ["input_ids", "attention_mask"]
+    if pipe.model.config.model_type in SEGMENTS:
+        names.append("token_type_ids")
+    pipe.tokenizer.model_input_names = names
     answers = answer_all(pipe, read_questions(data))
     output.write_text(json.dumps(answers), encoding="utf-8")
 

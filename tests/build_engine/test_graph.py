@@ -121,8 +121,8 @@ def test_the_graph_answers_as_transformers_does(shape: str, tiny_checkpoint: Che
     batch = pad(windows, 72)
     start, end = in_pytorch(folder, windows, 72)
     # Weights with no effect on the logits would go unnoticed: the logits have to be far apart.
-    assert start.std() > 0.15
-    assert end.std() > 0.15
+    assert start.std() > 0.05
+    assert end.std() > 0.05
     assert_close(run(build(folder), batch), decode(start, end, batch.bounds, N_BEST), atol=1e-4)
 
 
