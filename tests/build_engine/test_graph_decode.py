@@ -65,14 +65,14 @@ def on_openvino(model: onnx.ModelProto) -> Run:
 
     def run(case: Case) -> DecodedWindows:
         results = compiled(case.feed)
-        return DecodedWindows(*(np.array(results[name]) for name in OUTPUTS))
+        return DecodedWindows(*(np.array(results[name]) for name in OUTPUTS), case.logits)
 
     return run
 
 
 def on_onnxruntime(model: onnx.ModelProto) -> Run:
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    return lambda case: DecodedWindows(*session.run(OUTPUTS, case.feed))
+    return lambda case: DecodedWindows(*session.run(OUTPUTS, case.feed), case.logits)
 
 
 ENGINES = {"openvino": on_openvino, "onnxruntime": on_onnxruntime}
