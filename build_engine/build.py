@@ -51,7 +51,9 @@ class BuildSettings:
     doc_stride: int = setting(128, "How far one window starts behind the one before.", minimum=1)
     max_query_length: int = setting(64, "Of a question, in tokens.", minimum=1)
     max_answer_length: int = setting(30, "Of an answer, in tokens.", minimum=1)
-    max_answer_length_limit: int = setting(64, "What a request may ask for.", minimum=1)
+    max_answer_length_limit: int = setting(
+        64, "The longest span that the graph decodes, in tokens.", minimum=1
+    )
     n_best_size: int = setting(64, "Spans of a window that the graph decodes.", minimum=1)
     null_score_diff_threshold: float | None = setting(
         None, "There is no answer over this.  [default: the checkpoint's own, or 0]"

@@ -14,6 +14,7 @@ NumPy.
     span_logits    float32 [windows, n_best_size, 2]
     null_logits    float32 [windows, 2]
     log_partition  float32 [windows, 2]
+    logits         float32 [windows, length, 2]
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def build_graph(
     linears: linear layers to compute in int8, by name.
     int8_embeddings: store the word embeddings in int8.
     n_best_size: how many spans of a window are decoded.
-    max_answer_length_limit: the longest answer, in tokens, that a caller may ask for.
+    max_answer_length_limit: the longest answer that is decoded, in tokens.
 
     In a float16 graph these stay in float32 on purpose, behind Casts:
     - the residual sums and the layer norms, whose sums of squares leave float16's range;
@@ -81,7 +82,7 @@ def build_graph(
         logits = writer.op.Add(product, writer.full_weight("qa_outputs.bias"))
     with writer.scope("decode"):
         outputs = decode(writer, logits, columns, n_best_size, max_answer_length_limit)
-    for name, value in outputs.items():
+    for name, value in {**outputs, "logits": logits}.items():
         builder.add_output(value, name)
     for node in graph:
         node.metadata_props.clear()

@@ -45,8 +45,9 @@ class Manifest:
     opset: of ONNX's default domain.
     max_seq_length, doc_stride, max_query_length, max_answer_length, null_score_diff_threshold:
         defaults for a request, with `run_squad.py`'s names and meanings, in tokens.
-    n_best_size: how many spans of a window the graph decodes, at most.
-    max_seq_length_limit, max_answer_length_limit: what a request may ask for, at most, in tokens.
+    n_best_size, max_answer_length_limit: how many spans of a window the graph decodes, and how
+        long they are at most, in tokens; what a request wants beyond is decoded on the host.
+    max_seq_length_limit: what a request may ask for, at most, in tokens.
     cls_token, sep_token, pad_token, unk_token: the tokenizer's names of them.
     separators: how many sep_tokens stand between question and context, 1 or 2.
     calibration: what the quantization was calibrated on; None where nothing was.

@@ -40,12 +40,15 @@ class DecodedWindows:
     null_logits: float32 [windows, 2], start and end logit of [CLS].
     log_partition: float32 [windows, 2], log Σ exp over the context's tokens and [CLS], of the
         start and of the end logits: a span's start has the probability exp(logit − this).
+    logits: float32 [windows, length, 2], the start and the end logit of every position, whatever
+        it is: for what a request wants beyond the spans, see `host_decode`.
     """
 
     spans: npt.NDArray[np.int32]
     span_logits: npt.NDArray[np.float32]
     null_logits: npt.NDArray[np.float32]
     log_partition: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
 
 
 # The names of a graph's outputs, in the order of the fields.
@@ -89,7 +92,8 @@ def decode(
         in_softmax = in_context | (position == 0)
         log_partition[row] = [_log_sum_exp(start[in_softmax]), _log_sum_exp(end[in_softmax])]
     null_logits = np.stack((start_logits[:, 0], end_logits[:, 0]), axis=-1)
-    return DecodedWindows(spans, span_logits, null_logits, log_partition)
+    logits = np.stack((start_logits, end_logits), axis=-1)
+    return DecodedWindows(spans, span_logits, null_logits, log_partition, logits)
 
 
 def _log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
@@ -113,6 +117,13 @@ class DecodeOptions:
     null_score_diff_threshold: float = 0.0
     rules: Rules = Rules.RUN_SQUAD
     align_to_words: bool = False
+
+    @property
+    def spans_of_a_window(self) -> int:
+        """How many spans of a window must be known for the `top_k` best answers."""
+        if self.rules is Rules.PIPELINE:
+            return pipeline_spans(self.top_k, self.align_to_words)
+        return self.top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +169,7 @@ class DecodedWindow:
     span_logits: npt.NDArray[np.float32]
     null_logits: npt.NDArray[np.float32]
     log_partition: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
 
 
 def row(decoded: DecodedWindows, index: int) -> DecodedWindow:
@@ -166,6 +178,7 @@ def row(decoded: DecodedWindows, index: int) -> DecodedWindow:
         decoded.span_logits[index],
         decoded.null_logits[index],
         decoded.log_partition[index],
+        decoded.logits[index],
     )
 
 

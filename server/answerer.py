@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from electra_qa.bundle import Manifest
+from electra_qa.host_decode import decode_on_host, needs_host
 from electra_qa.spans import Prediction, Rules, merge
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
@@ -53,6 +55,7 @@ class Answerer:
         self,
         tokenizer: Tokenizer,
         batcher: Batcher,
+        manifest: Manifest,
         settings: ServerSettings,
         metrics: Metrics,
         tracing: Tracing | None = None,
@@ -60,6 +63,7 @@ class Answerer:
         self._tokenizer = tokenizer
         self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
         self._batcher = batcher
+        self._manifest = manifest
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
@@ -117,14 +121,18 @@ class Answerer:
             )
         able = [p for p in prepared if isinstance(p, _Prepared)]
         submitted = time.monotonic()
+        manifest = self._manifest
+        longest = min(options.decode.max_answer_length, manifest.max_answer_length_limit)
         outcomes = await self._batcher.submit(
-            [WindowRequest(p.windows, options.decode.max_answer_length) for p in able], deadline
+            [WindowRequest(p.windows, longest) for p in able], deadline
         )
         finished = time.monotonic()
-        following = iter(outcomes)
-        answered = [
-            _merge(p, next(following), options) if isinstance(p, _Prepared) else p for p in prepared
-        ]
+        if needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit):
+            answered = await asyncio.get_running_loop().run_in_executor(
+                self._threads, _merge_all, prepared, outcomes, options, manifest.n_best_size
+            )
+        else:
+            answered = _merge_all(prepared, outcomes, options, None)
         if self._tracing is not None:
             self._tracing.answered(began, submitted, finished, outcomes)
         return answered
@@ -241,13 +249,30 @@ def _check_text(field: str, text: str, limit: int) -> None:
         )
 
 
+def _merge_all(
+    prepared: Sequence[_Prepared | RequestError],
+    outcomes: Sequence[Outcome],
+    options: QuestionOptions,
+    host_n_best_size: int | None,
+) -> list[Answered | RequestError]:
+    """host_n_best_size: None where the graph's spans are enough."""
+    following = iter(outcomes)
+    return [
+        _merge(p, next(following), options, host_n_best_size) if isinstance(p, _Prepared) else p
+        for p in prepared
+    ]
+
+
 def _merge(
-    prepared: _Prepared, outcome: Outcome, options: QuestionOptions
+    prepared: _Prepared, outcome: Outcome, options: QuestionOptions, host_n_best_size: int | None
 ) -> Answered | RequestError:
     if isinstance(outcome, RequestError):
         return outcome
+    decoded = outcome.decoded
+    if host_n_best_size is not None:
+        decoded = decode_on_host(prepared.windows, decoded, options.decode, host_n_best_size)
     return Answered(
-        prediction=merge(prepared.context, prepared.windows, outcome.decoded, options.decode),
+        prediction=merge(prepared.context, prepared.windows, decoded, options.decode),
         windows=len(prepared.windows),
         queue_s=outcome.queue_s,
         engine_s=outcome.engine_s,

@@ -86,7 +86,7 @@ def parse_request(
             (text, 0 if shared else index)
             for index, text in enumerate(texts(question, raw_question, count))
         ],
-        options=parse_options(options, manifest),
+        options=parse_options(options, manifest, settings),
         columns=_columns(options, shape),
         timeout_s=_timeout(request),
     )

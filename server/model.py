@@ -53,7 +53,8 @@ class Model:
         self.version = parts.bundle.version
         self.device = parts.engine.device
         self._engine = parts.engine
-        self._default_options = parse_options(pb.Options(), parts.bundle.manifest)
+        self._settings = settings
+        self._default_options = self._parsed(pb.Options())
         self._check = EngineCheck(parts.engine, parts.tokenizer, on_change)
         self._batcher = Batcher(
             parts.engine,
@@ -62,7 +63,9 @@ class Model:
             metrics=metrics,
             on_failure=self._check.start,
         )
-        self.answerer = Answerer(parts.tokenizer, self._batcher, settings, metrics, tracing)
+        self.answerer = Answerer(
+            parts.tokenizer, self._batcher, parts.bundle.manifest, settings, metrics, tracing
+        )
         self._open_calls = 0
         self._retired = False
         self._idle = asyncio.Event()
@@ -76,7 +79,10 @@ class Model:
         """With the bundle's defaults filled in. Raises InvalidRequestError."""
         if options is None:
             return self._default_options
-        return parse_options(options, self.bundle.manifest)
+        return self._parsed(options)
+
+    def _parsed(self, options: pb.Options) -> QuestionOptions:
+        return parse_options(options, self.bundle.manifest, self._settings)
 
     def __enter__(self) -> Self:
         self._open_calls += 1

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from electra_qa.bundle import Manifest
 from electra_qa.rpc import electra_qa_pb2 as pb
-from electra_qa.spans import DecodeOptions, Rules, pipeline_spans
+from electra_qa.spans import DecodeOptions, Rules
 from electra_qa.windows import WindowSettings, doc_stride_from_overlap
 
 from .errors import InvalidRequestError
+from .settings import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class QuestionOptions:
         return dataclasses.replace(self.windows, doc_stride=doc_stride)
 
 
-def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
+def parse_options(
+    options: pb.Options, manifest: Manifest, settings: ServerSettings
+) -> QuestionOptions:
     """Raises InvalidRequestError, naming the field and the limit."""
     rules = _rules(options.rules)
     max_answer_length = _within(
@@ -43,15 +46,9 @@ def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
         "max_answer_length",
         manifest.max_answer_length,
         1,
-        manifest.max_answer_length_limit,
+        manifest.max_seq_length_limit,
     )
-    highest = max_top_k(manifest.n_best_size, rules, options.align_to_words)
-    if not highest:
-        raise InvalidRequestError(
-            f"the bundle's n_best_size ({manifest.n_best_size}) is too small for options.rules "
-            "PIPELINE: build it with a larger one"
-        )
-    top_k = _within(options, "top_k", 1, 1, highest)
+    top_k = _within(options, "top_k", 1, 1, settings.max_top_k)
     threshold = manifest.null_score_diff_threshold
     if options.HasField("null_score_diff_threshold"):
         threshold = options.null_score_diff_threshold
@@ -90,16 +87,6 @@ def parse_options(options: pb.Options, manifest: Manifest) -> QuestionOptions:
             align_to_words=options.align_to_words,
         ),
     )
-
-
-def max_top_k(n_best_size: int, rules: Rules, align_to_words: bool) -> int:
-    """The highest top_k for which the n best spans of each window are enough; 0 for none."""
-    if rules is Rules.RUN_SQUAD:
-        return n_best_size
-    enough = (
-        k for k in range(1, n_best_size + 1) if pipeline_spans(k, align_to_words) <= n_best_size
-    )
-    return max(enough, default=0)
 
 
 def _rules(rules: pb.Rules.ValueType) -> Rules:

@@ -10,7 +10,6 @@ import grpc
 
 from electra_qa import __version__
 from electra_qa.rpc import electra_qa_pb2 as pb
-from electra_qa.spans import Rules
 
 from .answerer import Answered
 from .calls import Calls
@@ -26,7 +25,7 @@ from .handlers import (
 )
 from .model import Model
 from .models import Models
-from .options import QuestionOptions, max_top_k
+from .options import QuestionOptions
 from .settings import ServerSettings
 from .streams import responses
 
@@ -98,8 +97,8 @@ class QuestionAnsweringService:
             limits=pb.Limits(
                 max_context_length=settings.max_context_length,
                 max_question_length=settings.max_question_length,
-                max_top_k=max_top_k(manifest.n_best_size, Rules.RUN_SQUAD, False),
-                max_answer_length=manifest.max_answer_length_limit,
+                max_top_k=settings.max_top_k,
+                max_answer_length=manifest.max_seq_length_limit,
                 max_seq_length=manifest.max_seq_length_limit,
                 max_batch_questions=settings.max_batch_questions,
                 max_message_bytes=settings.max_message_bytes,

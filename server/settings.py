@@ -38,6 +38,7 @@ class ServerSettings:
     )
     max_context_length: int = setting(200_000, "The longest context, in code points.", minimum=1)
     max_question_length: int = setting(4_000, "The longest question, in code points.", minimum=1)
+    max_top_k: int = setting(256, "The most answers to one question.", minimum=1)
     max_batch_questions: int = setting(1_024, "Questions in one AnswerBatch.", minimum=1)
     max_stream_questions: int = setting(
         256,

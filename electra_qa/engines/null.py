@@ -29,8 +29,10 @@ class NullEngine:
         spans[:, 0] = batch.bounds[:, 2:3]  # start_first
         span_logits = np.full((windows, self._n_best_size, 2), MASKED, np.float32)
         span_logits[:, 0] = 0.0
-        null_logits = np.full((windows, 2), -1.0, np.float32)
-        return DecodedWindows(spans, span_logits, null_logits, np.ones((windows, 2), np.float32))
+        log_partition = np.ones((windows, 2), np.float32)
+        logits = np.full((*batch.input_ids.shape, 2), -1.0, np.float32)
+        logits[np.arange(windows), batch.bounds[:, 2]] = 0.0
+        return DecodedWindows(spans, span_logits, logits[:, 0], log_partition, logits)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -14,7 +14,7 @@ import pytest
 
 from electra_qa.build_engine.checkpoint import load_checkpoint
 from electra_qa.build_engine.graph import OPSET, build_graph
-from electra_qa.spans import DecodedWindows, decode
+from electra_qa.spans import OUTPUTS, DecodedWindows, decode
 from electra_qa.windows import Window, WindowBatch, WindowSettings, make_windows
 
 Checkpoints = Callable[..., Path]
@@ -73,9 +73,8 @@ def pad(windows: list[Window], length: int) -> WindowBatch:
 
 def run(model: onnx.ModelProto, batch: WindowBatch) -> DecodedWindows:
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    names = ["spans", "span_logits", "null_logits", "log_partition"]
     return DecodedWindows(
-        *session.run(names, {"input_ids": batch.input_ids, "bounds": batch.bounds})
+        *session.run(OUTPUTS, {"input_ids": batch.input_ids, "bounds": batch.bounds})
     )
 
 
@@ -139,6 +138,7 @@ def test_padding_and_neighbours_change_nothing(tiny_checkpoint: Checkpoints) -> 
                 padded.span_logits[same],
                 padded.null_logits[same],
                 padded.log_partition[same],
+                padded.logits[same],
             ),
             alone,
             atol=1e-5,
@@ -189,4 +189,5 @@ def test_the_graph_is_valid_onnx_with_typed_inputs_and_outputs(
         ("span_logits", types.FLOAT),
         ("null_logits", types.FLOAT),
         ("log_partition", types.FLOAT),
+        ("logits", types.FLOAT),
     ]

@@ -15,7 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from electra_qa.build_engine import graph
+from electra_qa.build_engine import decode as graph_decode
+from electra_qa.build_engine.columns import Columns
+from electra_qa.build_engine.graph import IR_VERSION, OPSET
+from electra_qa.build_engine.writer import Writer
 from electra_qa.spans import MASKED, DecodedWindows, decode
 from electra_qa.windows import BOUNDS
 
@@ -38,24 +41,18 @@ class Case:
 Run = Callable[[Case], DecodedWindows]
 
 
-class _NoWeights:
-    weights: dict[str, npt.NDArray[np.float32]] = {}  # noqa: RUF012
-
-
 def decode_alone(n_best: int, band: int) -> onnx.ModelProto:
     """The graph's decode with the logits as an input instead of the encoder."""
-    model = ir.Graph(
-        inputs=[], outputs=[], nodes=[], opset_imports={"": graph.OPSET}, name="decode"
-    )
-    writer = graph._Writer(model, _NoWeights(), False, {})  # type: ignore[arg-type]
+    graph = ir.Graph(inputs=[], outputs=[], nodes=[], opset_imports={"": OPSET}, name="decode")
+    writer = Writer(graph, {}, False, {})
     builder = writer.builder
     input_ids = builder.input("input_ids", ir.DataType.INT32, ["windows", "length"])
     bounds = builder.input("bounds", ir.DataType.INT32, ["windows", len(BOUNDS)])
     logits = builder.input("logits", ir.DataType.FLOAT, ["windows", "length", 2])
-    columns = graph._Columns(writer, input_ids, bounds)
-    for name, value in graph._decode(writer, logits, columns, n_best, band).items():
+    columns = Columns(writer, input_ids, bounds)
+    for name, value in graph_decode.decode(writer, logits, columns, n_best, band).items():
         builder.add_output(value, name)
-    return ir.to_proto(ir.Model(model, ir_version=graph.IR_VERSION))
+    return ir.to_proto(ir.Model(graph, ir_version=IR_VERSION))
 
 
 def on_openvino(model: onnx.ModelProto) -> Run:
@@ -65,14 +62,14 @@ def on_openvino(model: onnx.ModelProto) -> Run:
 
     def run(case: Case) -> DecodedWindows:
         results = compiled(case.feed)
-        return DecodedWindows(*(np.array(results[name]) for name in OUTPUTS))
+        return DecodedWindows(*(np.array(results[name]) for name in OUTPUTS), case.logits)
 
     return run
 
 
 def on_onnxruntime(model: onnx.ModelProto) -> Run:
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    return lambda case: DecodedWindows(*session.run(OUTPUTS, case.feed))
+    return lambda case: DecodedWindows(*session.run(OUTPUTS, case.feed), case.logits)
 
 
 ENGINES = {"openvino": on_openvino, "onnxruntime": on_onnxruntime}

@@ -368,8 +368,12 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
             if name in self._engine.inputs:
                 return self._shapes.get(name, (-1, -1))
             dims = self._engine.values[name].type.tensor_type.shape.dim
-            windows = self._shapes["input_ids"][0] if self._shapes else -1
-            return tuple(d.dim_value if d.HasField("dim_value") else windows for d in dims)
+            # The only sizes that the graph leaves open: windows first, then their length.
+            open_sizes = self._shapes.get("input_ids", (-1, -1))
+            return tuple(
+                dim.dim_value if dim.HasField("dim_value") else open_sizes[axis]
+                for axis, dim in enumerate(dims)
+            )
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
             self._enter()

@@ -70,7 +70,7 @@ def assert_same(actual: DecodedWindows, expected: DecodedWindows) -> None:
     found = expected.span_logits[..., 0] > MASKED / 2
     scores = [decoded.span_logits.sum(axis=2) for decoded in (actual, expected)]
     np.testing.assert_allclose(scores[0][found], scores[1][found], atol=1e-4)
-    for name in ("null_logits", "log_partition"):
+    for name in ("null_logits", "log_partition", "logits"):
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), atol=1e-4)
     # Two engines may order spans differently whose scores differ by rounding only.
     gaps = np.diff(scores[1], axis=1, append=-np.inf)

@@ -43,16 +43,21 @@ CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
         ("who?", "\x00\x00", {}, "context has no tokens"),
         ("who?", "a" * 1001, {}, r"at most 1000 characters \(max_context_length\), got 1001"),
         ("a" * 101, CONTEXT, {}, r"at most 100 characters \(max_question_length\), got 101"),
-        ("who?", CONTEXT, {"top_k": 0}, "options.top_k must be 1 to 64, got 0"),
-        ("who?", CONTEXT, {"top_k": 2**31}, "options.top_k must be 1 to 64, got 2147483648"),
+        ("who?", CONTEXT, {"top_k": 0}, "options.top_k must be 1 to 256, got 0"),
+        ("who?", CONTEXT, {"top_k": 2**31}, "options.top_k must be 1 to 256, got 2147483648"),
         (
             "who?",
             CONTEXT,
-            {"top_k": 28, "rules": "pipeline", "align_to_words": True},
-            "options.top_k must be 1 to 27, got 28",
+            {"top_k": 257, "rules": "pipeline", "align_to_words": True},
+            "options.top_k must be 1 to 256, got 257",
         ),
-        ("who?", CONTEXT, {"max_answer_length": 0}, "options.max_answer_length must be 1 to 64"),
-        ("who?", CONTEXT, {"max_answer_length": 65}, "max_answer_length must be 1 to 64, got 65"),
+        ("who?", CONTEXT, {"max_answer_length": 0}, "options.max_answer_length must be 1 to 512"),
+        (
+            "who?",
+            CONTEXT,
+            {"max_answer_length": 513},
+            "max_answer_length must be 1 to 512, got 513",
+        ),
         (
             "who?",
             CONTEXT,
@@ -382,9 +387,25 @@ async def test_info_states_the_bundle_and_the_limits(serving: Serving, bundle: B
     assert info.bundle.sha256 == bundle.sha256
     assert info.bundle.doc_stride == 128
     assert info.limits.max_context_length == 1234
-    assert info.limits.max_top_k == 64
-    assert info.limits.max_answer_length == 64
+    assert info.limits.max_top_k == 256
+    assert info.limits.max_answer_length == 512
     assert info.device == "a test"
+
+
+@pytest.mark.parametrize("rules", ["run_squad", "pipeline"])
+async def test_a_request_goes_past_what_the_graph_decodes(serving: Serving, rules: Any) -> None:
+    context = " ".join(f"word{n} of a text without an end," for n in range(30))
+    async with serving() as client:
+        few = await client.answer("who?", context, top_k=27, max_answer_length=64, rules=rules)
+        result = await client.answer("who?", context, top_k=100, max_answer_length=200, rules=rules)
+        again = await client.answer("who?", context, top_k=27, max_answer_length=64, rules=rules)
+    assert len(result.answers) == 100
+    assert max(len(answer.text) for answer in result.answers) > max(
+        len(answer.text) for answer in few.answers
+    )
+    assert again.answers == few.answers
+    for answer in result.answers:
+        assert context[answer.start : answer.end] == answer.text
 
 
 async def test_a_long_context_is_cut_into_windows(serving: Serving) -> None:

@@ -18,7 +18,7 @@ LENGTHS = (64, 128, 192, 256, 320, 384, 512)
 LENGTH = -1
 
 INPUTS = ("input_ids", "bounds")
-OUTPUTS = ("spans", "span_logits", "null_logits", "log_partition")
+OUTPUTS = ("spans", "span_logits", "null_logits", "log_partition", "logits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ def graph_tensors(n_best_size: int) -> dict[str, Tensor]:
         Tensor("span_logits", np.float32, (n_best_size, 2)),
         Tensor("null_logits", np.float32, (2,)),
         Tensor("log_partition", np.float32, (2,)),
+        Tensor("logits", np.float32, (LENGTH, 2)),
     )
     return {tensor.name: tensor for tensor in tensors}
 

@@ -152,9 +152,15 @@ class Slot:
             self._start(ready)
             for name in OUTPUTS:
                 cuda.memcpy_dtoh_async(views[name], self._address(name), self._stream)
-        windows = len(batch.input_ids)
         # Copies: the pinned memory is the next batch's. What was padded is cut off.
-        return DecodedWindows(**{name: views[name][:windows].copy() for name in OUTPUTS})
+        return DecodedWindows(**{name: self._cut(views, name, batch).copy() for name in OUTPUTS})
+
+    def _cut(
+        self, views: dict[str, npt.NDArray[Any]], name: str, batch: WindowBatch
+    ) -> npt.NDArray[Any]:
+        sizes = self._buffers[name].tensor.shape(*batch.input_ids.shape)
+        cut: npt.NDArray[Any] = views[name][tuple(slice(size) for size in sizes)]
+        return cut
 
     @contextlib.contextmanager
     def _synchronized(self) -> Iterator[None]:
