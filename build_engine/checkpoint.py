@@ -62,10 +62,11 @@ class Checkpoint:
     null_score_diff_threshold: float
 
 
-def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
+def load_checkpoint(folder_or_hub_id: str, tokenizer: str | None = None) -> Checkpoint:
     """Load a checkpoint for question answering of ELECTRA's or BERT's shape.
 
-    A path that exists is a folder; anything else is fetched from the Hugging Face hub. Raises
+    A path that exists is a folder; anything else is fetched from the Hugging Face hub. `tokenizer`
+    is another such name, whose tokenizer takes the place of the checkpoint's own. Raises
     BuildError where it is not there, is not for question answering, or has another shape.
     """
     folder, source = checkpoint_folder(folder_or_hub_id)
@@ -77,13 +78,14 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
             f"{source} has no model.safetensors; pickled weights (pytorch_model.bin) are not read. "
             "Convert them once with Transformers: model.save_pretrained(folder)"
         )
+    words = folder if tokenizer is None else checkpoint_folder(tokenizer)[0]
     return Checkpoint(
         source=source,
         sha256=sha256_of(weights_file),
         architecture=architecture,
         weights=_load_weights(weights_file, architecture),
-        tokenizer=read_tokenizer(folder),
-        do_lower_case=_do_lower_case(folder),
+        tokenizer=read_tokenizer(words),
+        do_lower_case=_do_lower_case(words),
         null_score_diff_threshold=_number(config, "null_score_diff_threshold", 0.0),
     )
 
