@@ -244,24 +244,27 @@ class QuestionAnsweringPipeline:
             batch_size=min(options.batch_size, MAX_BATCH_SIZE),
             **options.of_the_client(),
         )
-        for index, outcome in enumerate(outcomes):
-            if isinstance(outcome, Result):
-                yield _answers(outcome, options)
-            elif isinstance(outcome, InvalidArgumentError) and str(outcome).startswith(
-                NOTHING_TO_READ
-            ):
-                yield _no_answers(options)
-            else:
-                raise _named(outcome, f"inputs[{index}]: " if several else "")
+        try:
+            for index, outcome in enumerate(outcomes):
+                if isinstance(outcome, Result):
+                    yield _answers(outcome, options)
+                elif isinstance(outcome, InvalidArgumentError) and str(outcome).startswith(
+                    NOTHING_TO_READ
+                ):
+                    yield _no_answers(options)
+                else:
+                    if several:
+                        outcome.args = (f"inputs[{index}]: {outcome}",)
+                    raise outcome
+        except ElectraQAError as error:
+            error.args = (_in_the_words_of_the_call(str(error)),)
+            raise
 
 
-def _named(error: ElectraQAError, where: str) -> ElectraQAError:
-    """The same error, in the words of the caller."""
-    message = str(error)
+def _in_the_words_of_the_call(message: str) -> str:
     for ours, theirs in NAMES.items():
         message = message.replace(ours, theirs)
-    error.args = (where + message,)
-    return error
+    return message
 
 
 def _answers(result: Result, options: CallOptions) -> PipelineResult:
