@@ -47,28 +47,32 @@ SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".txt")
 class Source:
     """Where a checkpoint's files are.
 
-    checkpoint: what to build of. commit: of the hub; None for a folder.
+    checkpoint: what to build of. name: what to call it, of the hub without the revision.
+    revision, commit: of the hub, as it was asked for and as it is now; None for a folder.
     """
 
     checkpoint: str
+    name: str
     folder: Path
-    commit: str | None
+    revision: str | None = None
+    commit: str | None = None
 
     def digest(self) -> str:
         """Of its content: files with the same name and the same content are the same."""
         if self.commit is not None:
-            return f"{self.checkpoint}@{self.commit}"
+            return f"{self.name}@{self.commit}"
         files = sorted(f for f in self.folder.iterdir() if f.suffix in SUFFIXES and f.is_file())
         return _digest([(file.name, sha256_of(file)) for file in files])
 
 
 def find_source(folder_or_hub_id: str) -> Source:
     """Fetches what is on the hub. Raises BuildError."""
-    folder, name = checkpoint_folder(folder_or_hub_id)
+    folder, _ = checkpoint_folder(folder_or_hub_id)
     if Path(folder_or_hub_id).is_dir():
-        return Source(folder_or_hub_id, folder, None)
+        return Source(folder_or_hub_id, folder.resolve().name, folder)
+    name, _, revision = folder_or_hub_id.partition("@")
     # The hub's cache has the files of a commit in a folder of its name.
-    return Source(name, folder, folder.name)
+    return Source(folder_or_hub_id, name, folder, revision or None, folder.name)
 
 
 def cached_bundle(
@@ -83,12 +87,13 @@ def cached_bundle(
     try:
         source = find_source(checkpoint)
         of_tokenizer = None if tokenizer is None else find_source(tokenizer)
-        name = _name(checkpoint, settings, _key(source, of_tokenizer, settings, data))
-        path = bundles_folder() / name
+        path = bundles_folder() / _name(
+            source, settings, _key(source, of_tokenizer, settings, data)
+        )
         if not _is_whole(path):
             with _waiting(path, console):
                 if not _is_whole(path):
-                    about = _about(checkpoint, tokenizer, source, settings)
+                    about = _about(source, tokenizer, settings)
                     _build(path, about, source, tokenizer, settings, data, console)
         # When it was last used. Another user's cache may be read only.
         with suppress(OSError):
@@ -132,9 +137,8 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _name(checkpoint: str, settings: BuildSettings, key: str) -> str:
-    called = Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", called).strip("-")[:80]
+def _name(source: Source, settings: BuildSettings, key: str) -> str:
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", source.name).strip("-")[:80]
     return f"{readable}-{settings.precision}-{key[:16]}"
 
 
@@ -158,18 +162,10 @@ def _waiting(path: Path, console: Console) -> Iterator[None]:
         yield
 
 
-def _about(
-    checkpoint: str, tokenizer: str | None, source: Source, settings: BuildSettings
-) -> About:
-    model, revision = checkpoint, None
-    if source.commit is None:
-        model = str(Path(checkpoint).resolve())
-    else:
-        model, _, after = checkpoint.partition("@")
-        revision = after or None
+def _about(source: Source, tokenizer: str | None, settings: BuildSettings) -> About:
     return About(
-        model=model,
-        revision=revision,
+        model=str(source.folder.resolve()) if source.commit is None else source.name,
+        revision=source.revision,
         commit=source.commit,
         tokenizer=tokenizer,
         precision=settings.precision,
@@ -189,8 +185,7 @@ def _build(
 ) -> None:
     """With the lock held."""
     began = time.monotonic()
-    called = about.model if about.commit else Path(about.model).name
-    console.print(f"building a bundle of {called} ({settings.precision}) into the cache …")
+    console.print(f"building a bundle of {source.name} ({settings.precision}) into the cache …")
     # The steps are for who watches; in a log they would be lines about nothing.
     steps = console if console.is_terminal else Console(file=io.StringIO())
     beside = unfinished(path)

@@ -100,7 +100,7 @@ def _table(entries: list[Entry]) -> Table:
         if about is None:
             table.add_row(_name(entry), "", "", decimal(entry.size), "", used)
             continue
-        made = f"{datetime.fromisoformat(about.made).astimezone():%Y-%m-%d %H:%M}"
+        made = f"{datetime.fromisoformat(about.made).astimezone():%Y-%m-%d}"
         revision = about.revision or (about.commit or "")[:12]
         table.add_row(about.model, revision, about.precision, decimal(entry.size), made, used)
     return table
