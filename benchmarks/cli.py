@@ -17,9 +17,10 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from electra_qa.bundle import default_bundle_path
+from electra_qa.bundle import BundleError
 from electra_qa.credentials import Credentials, CredentialsError
 from electra_qa.credentials_options import credentials_options
+from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.private import ServerProcess, ServerProcessError, becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
@@ -195,11 +196,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 )
 @credentials_options()
 @click.option("--metrics", help="URL of the Prometheus endpoint of the server at the address.")
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    help="Start a private server on this bundle.  [default: the one in the package]",
-)
+@model_options("Start a private server on this bundle.")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "gpu"]),
@@ -231,7 +228,7 @@ def bench(
     wait: float,
     credentials: Credentials,
     metrics: str | None,
-    bundle: Path | None,
+    choice: ModelChoice,
     device: str,
     serve_arguments: tuple[str, ...],
 ) -> None:
@@ -244,8 +241,10 @@ def bench(
         raise click.UsageError("--batch-size is of --mode batch")
     if data is not None and lengths is not None:
         raise click.UsageError("--data and --lengths: set one, not both")
-    if address is not None and (bundle is not None or serve_arguments):
-        raise click.UsageError("--address, and a bundle or options of a private server: not both")
+    if address is not None and (choice != ModelChoice() or serve_arguments):
+        raise click.UsageError(
+            "--address, and a bundle, a model or options of a private server: not both"
+        )
     if address is None and metrics is not None:
         raise click.UsageError("--metrics is of the server at --address; a private one has its own")
     if sweep and 10 * slo_ms > 1e3 * duration:
@@ -256,13 +255,14 @@ def bench(
         concurrency = max(1, OFFLINE_QUESTIONS // size)
     load = Load(qps, concurrency, offline, sweep)
     with _reported():
+        bundle = choice.path()
         workload = (
             read_workload(data, questions)
             if data is not None
             else made_up_workload(
                 lengths or SQUAD_LENGTHS,
                 questions or MADE_UP_QUESTIONS,
-                bundle or default_bundle_path(),
+                bundle,
                 seed,
             )
         )
@@ -332,7 +332,7 @@ def _server(
     wait_s: float,
     credentials: Credentials,
     metrics_url: str | None,
-    bundle: Path | None,
+    bundle: Path,
     device: str,
     arguments: Sequence[str],
 ) -> Iterator[tuple[str, str | None]]:
@@ -409,6 +409,7 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except (
+        BundleError,
         CredentialsError,
         ServerProcessError,
         SquadError,

@@ -92,13 +92,16 @@ def build_bundle(
     settings: BuildSettings,
     data: BuildData,
     console: Console,
+    tokenizer: str | None = None,
 ) -> Bundle:
     """Make a bundle in the folder `output` from a checkpoint (a folder or a hub id).
+
+    tokenizer: a folder or a hub id whose tokenizer takes the place of the checkpoint's own.
 
     Progress goes to `console`. Raises BuildError; what was begun to be written does not load then.
     """
     with _step(console, f"Loading {checkpoint_name}"):
-        checkpoint = load_checkpoint(checkpoint_name)
+        checkpoint = load_checkpoint(checkpoint_name, tokenizer)
         _check(checkpoint, settings, data)
     linears: dict[str, QuantizedLinear] = {}
     calibration = None
@@ -121,7 +124,7 @@ def build_bundle(
         }
     manifest = _manifest(checkpoint, settings, calibration)
     try:
-        return _finish(checkpoint_name, output, settings, data, manifest, files, console)
+        return _finish(checkpoint_name, output, settings, data, manifest, files, console, tokenizer)
     except BaseException:
         with suppress(OSError):
             (output / MANIFEST).unlink()
@@ -136,6 +139,7 @@ def _finish(
     manifest: Manifest,
     files: dict[str, bytes],
     console: Console,
+    tokenizer: str | None,
 ) -> Bundle:
     """Write, compile, measure."""
     with _step(console, f"Writing {output}"):
@@ -151,7 +155,7 @@ def _finish(
         except (SquadError, EngineError) as error:
             raise BuildError(str(error)) from error
     if settings.max_f1_drop is not None:
-        reference = _float32_f1(checkpoint_name, settings, data.accuracy, console)
+        reference = _float32_f1(checkpoint_name, settings, data.accuracy, console, tokenizer)
         drop = reference - metrics["f1"]
         console.print(f"  F1 is {drop:.2f} under that of float32")
         if drop > settings.max_f1_drop:
@@ -188,14 +192,17 @@ def _quantize(
 
 
 def _float32_f1(
-    checkpoint_name: str, settings: BuildSettings, accuracy: Path, console: Console
+    checkpoint_name: str,
+    settings: BuildSettings,
+    accuracy: Path,
+    console: Console,
+    tokenizer: str | None,
 ) -> float:
     """F1, in percent, of a float32 bundle that is built for this and thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         float32 = dataclasses.replace(settings, precision="fp32", max_f1_drop=None)
-        bundle = build_bundle(
-            checkpoint_name, Path(folder), float32, BuildData(accuracy=accuracy), console
-        )
+        data = BuildData(accuracy=accuracy)
+        bundle = build_bundle(checkpoint_name, Path(folder), float32, data, console, tokenizer)
     return float((bundle.manifest.metrics or {})["f1"])
 
 

@@ -50,10 +50,11 @@ class Checkpoint:
         return family_of(self.architecture.model_type)
 
 
-def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
-    """Load a checkpoint for question answering of one of the families.
+def load_checkpoint(folder_or_hub_id: str, tokenizer: str | None = None) -> Checkpoint:
+    """Load a checkpoint for question answering of ELECTRA's or BERT's shape.
 
-    A path that exists is a folder; anything else is fetched from the Hugging Face hub. Raises
+    A path that exists is a folder; anything else is fetched from the Hugging Face hub. `tokenizer`
+    is another such name, whose tokenizer takes the place of the checkpoint's own. Raises
     BuildError where it is not there, is not for question answering, or has another shape.
     """
     folder, source = checkpoint_folder(folder_or_hub_id)

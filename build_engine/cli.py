@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from electra_qa.settings import settings_options
 from electra_qa.squad_files import SquadFile
 
 from .build import BuildData, BuildSettings, build_bundle
+from .cached import cached_bundle
 from .check import check_graph
 from .errors import BuildError
 from .finetune.settings import FinetuneData, FinetuneSettings
@@ -26,7 +28,16 @@ from .finetune.settings import FinetuneData, FinetuneSettings
     help="A folder, or a Hugging Face hub id such as mrm8488/electra-small-finetuned-squadv2.",
 )
 @click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="The bundle."
+    "--tokenizer",
+    help="A folder or a hub id: its tokenizer in place of the checkpoint's own.",
+)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), help="The folder of the bundle."
+)
+@click.option(
+    "--cached",
+    is_flag=True,
+    help="Instead of --output: into the user's cache, if it is not there already.",
 )
 @click.option(
     "--data",
@@ -41,21 +52,35 @@ from .finetune.settings import FinetuneData, FinetuneSettings
     "one, downloaded and checked; may be given several times.",
 )
 @settings_options(BuildSettings)
+@click.option(
+    "--json", "as_json", is_flag=True, help="What came of it, an error too, on stdout for machines."
+)
 def build(
     checkpoint: str,
-    output: Path,
+    tokenizer: str | None,
+    output: Path | None,
+    cached: bool,
     calibration: tuple[Path, ...],
     data: Path | None,
+    as_json: bool,
     **settings: Any,
 ) -> None:
     """Make a bundle from a fine-tuned ELECTRA or BERT checkpoint, and compile it here."""
+    if (output is None) != cached:
+        raise click.UsageError("set one of --output and --cached")
     console = Console(stderr=True)
+    chosen, files = BuildSettings(**settings), BuildData(calibration, data)
     try:
-        files = BuildData(calibration, data)
-        bundle = build_bundle(checkpoint, output, BuildSettings(**settings), files, console)
+        if output is None:
+            path = cached_bundle(checkpoint, chosen, files, console, tokenizer)
+        else:
+            path = build_bundle(checkpoint, output, chosen, files, console, tokenizer).path
     except BuildError as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(bundle.path)
+        if not as_json:
+            raise click.ClickException(str(error)) from error
+        click.echo(json.dumps({"error": str(error)}))
+        raise SystemExit(1) from error
+    click.echo(json.dumps({"bundle": str(path)}) if as_json else path)
 
 
 @click.command()

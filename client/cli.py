@@ -22,10 +22,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from electra_qa.bundle import BundleError, default_bundle_path, load_bundle
+from electra_qa.bundle import BundleError, load_bundle
 from electra_qa.configuration import Effective, effective_elsewhere
 from electra_qa.credentials import CredentialsError
 from electra_qa.engines import EngineError, EngineSettings, load_engine
+from electra_qa.model_options import ModelChoice
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
 from electra_qa.squad_files import SquadFile
 from electra_qa.versions import installed_versions
@@ -238,7 +239,11 @@ def _in_words(value: Any) -> str:
 
 def _local(server: ServerChoice, settings: list[Effective]) -> dict[str, Any]:
     in_force = {setting.name: setting for setting in settings}
-    bundle = load_bundle(server.bundle or in_force["bundle"].value or default_bundle_path())
+    choice = server.choice
+    if choice == ModelChoice():
+        choice = ModelChoice(*(in_force[one.name].value for one in fields(ModelChoice)))
+        choice.check()
+    bundle = load_bundle(choice.path())
     values = {one.name: in_force[one.name].value for one in fields(EngineSettings)}
     if in_force["engine"].value is not None:
         values["device"] = in_force["engine"].value

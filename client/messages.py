@@ -92,8 +92,8 @@ def options_message(options: Options) -> pb.Options:
 
 def request_message(question: str, context: str, options: Options) -> pb.AnswerRequest:
     return pb.AnswerRequest(
-        question=_text("question", question),
-        context=_text("context", context),
+        question=check_text("question", question),
+        context=check_text("context", context),
         options=options_message(options),
     )
 
@@ -105,9 +105,11 @@ def batch_message(questions: Iterable[tuple[str, str]], options: Options) -> pb.
     for question, context in questions:
         if context not in places:
             places[context] = len(places)
-            message.contexts.append(_text("context", context))
+            message.contexts.append(check_text("context", context))
         message.questions.append(
-            pb.BatchQuestion(question=_text("question", question), context_index=places[context])
+            pb.BatchQuestion(
+                question=check_text("question", question), context_index=places[context]
+            )
         )
     return message
 
@@ -117,7 +119,7 @@ def stream_messages(
 ) -> Iterator[pb.AnswerStreamRequest]:
     for id_, (question, context) in questions:
         yield pb.AnswerStreamRequest(
-            id=_text("id", id_), request=request_message(question, context, options)
+            id=check_text("id", id_), request=request_message(question, context, options)
         )
 
 
@@ -158,7 +160,7 @@ def batches(questions: Iterable[tuple[str, str]], size: int) -> Iterator[Sequenc
         yield batch
 
 
-def _text(field: str, text: str) -> str:
+def check_text(field: str, text: str) -> str:
     """Raises InvalidArgumentError for what protobuf would refuse, saying which field it is."""
     if not isinstance(text, str):
         raise InvalidArgumentError(f"{field} must be a str, got {type(text).__name__}")

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from electra_qa.credentials import Credentials, Tls
+from electra_qa.models import Precision
 
 from .client import Client
-from .errors import ElectraQAError
-from .messages import Options, Question, Result
+from .errors import ElectraQAError, InvalidArgumentError
+from .messages import Question, Result
+from .pipeline_arguments import (
+    IGNORED,
+    MAX_BATCH_SIZE,
+    NAMES,
+    CallOptions,
+    as_files,
+    bundle_precision,
+    check_names,
+    server_device,
+)
+from .pipeline_inputs import read_inputs
 from .private import PrivateServer
+
+TASK = "question-answering"
+# How a server refuses a context without a single token, which Transformers answered.
+NOTHING_TO_READ = ("context is empty", "context is blank", "context has no tokens")
 
 
 class PipelineAnswer(TypedDict):
@@ -28,38 +45,109 @@ PipelineResult = PipelineAnswer | list[PipelineAnswer]
 
 
 def pipeline(
-    task: str = "question-answering",
+    task: str | None = None,
+    model: Any = None,
+    config: Any = None,
+    tokenizer: Any = None,
     *,
-    address: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    device: Any = None,
+    dtype: Any = None,
+    torch_dtype: Any = None,
+    precision: Precision | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    local_files_only: bool = False,
     bundle: Path | str | None = None,
+    address: str | None = None,
     tls: Tls | None = None,
-    token: str | None = None,
     insecure: bool = False,
+    **options: Any,
 ) -> QuestionAnsweringPipeline:
-    """The question-answering pipeline, answered by the server at `address`.
+    """The question-answering pipeline, on a private server or on the one at `address`.
 
-    Without an address it starts a private server on `bundle` (by default the one in the package),
-    and stops it when the pipeline is closed or collected. `task` may only be
-    "question-answering". `tls`, `token` and `insecure` are those of `Client`, for the
-    server at `address`. Raises ValueError, PrivateServerError.
+    A private server stops when the pipeline is closed or collected.
+
+    task: "question-answering", or None for it.
+    model: a checkpoint's folder or its id on the Hugging Face hub, of which a bundle is built once,
+        into the user's cache; a bundle's folder; or a model of Transformers, with `tokenizer`. By
+        default the bundle in the package.
+    tokenizer: a folder, a hub id or a tokenizer of Transformers, in place of the checkpoint's own.
+    revision: of the hub, a branch, a tag or a commit.
+    token: of the hub; with `address` the bearer token of the server there.
+    device: "cpu" or -1, the default; "cuda" or 0, one GPU.
+    dtype, torch_dtype: float32 or float16 (for which bfloat16 stands too); "auto" is the default.
+        `precision` is the same in our words, "fp32" by default, "fp16" or "int8".
+    model_kwargs: its dtype is taken, as it was.
+    local_files_only: ask the hub nothing.
+    bundle: a bundle's folder, and nothing else.
+    address, tls, insecure: of a server that runs already, see `Client`.
+    options: those of `QuestionAnsweringPipeline.__call__`, as defaults of its calls. Arguments of
+        Transformers that choose nothing here (padding, framework, trust_remote_code, use_fast and
+        such) are taken with a warning.
+
+    Raises ValueError, TypeError, and PrivateServerError where the model can't be built or served.
     """
-    if task != "question-answering":
-        raise ValueError(f"the only task is 'question-answering', got {task!r}")
-    if address is not None and bundle is not None:
-        raise ValueError("address and bundle: set one, not both")
-    return QuestionAnsweringPipeline(address, bundle, Credentials(tls, token, insecure))
+    if task not in (None, TASK):
+        raise ValueError(f"the only task is {TASK!r}, got {task!r}")
+    _check_where(address=address, model=model, bundle=bundle)
+    more = dict(model_kwargs or {})
+    asked = bundle_precision(
+        precision, dtype, torch_dtype, {n: more.pop(n, None) for n in ("dtype", "torch_dtype")}
+    )
+    if model is None:
+        _check_none("model", revision=revision, tokenizer=tokenizer, dtype=asked)
+    ignored = {"config": config, "model_kwargs": more or None}
+    names = [*pipeline.__annotations__, *CallOptions.__dataclass_fields__, "topk", *IGNORED]
+    check_names("pipeline()", options, [n for n in names if n not in ("options", "return")])
+    defaults = CallOptions().updated("pipeline()", options | ignored)
+    if address is not None:
+        _check_none("a private server", device=device)
+        if isinstance(token, bool):
+            raise TypeError("token must be a str: with address it is that of the server")
+        credentials = Credentials(tls, token, insecure)
+        return QuestionAnsweringPipeline(address, None, credentials, defaults)
+    if tls is not None or insecure or (token is not None and model is None):
+        raise ValueError("tls, insecure and a token are for the server at address")
+    with as_files(model, tokenizer) as (model_files, tokenizer_files):
+        server = PrivateServer(
+            bundle,
+            model=model_files,
+            revision=revision,
+            precision=asked,
+            tokenizer=tokenizer_files,
+            token=token,
+            local_files_only=local_files_only,
+            device=server_device(device),
+        )
+    return QuestionAnsweringPipeline(server.address, server, Credentials(), defaults)
+
+
+def _check_where(**places: Any) -> None:
+    given = [name for name, value in places.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]}: set one, not both")
+
+
+def _check_none(of: str, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"{name} is of {of}, and there is none")
 
 
 class QuestionAnsweringPipeline:
     """Call it with questions and contexts; see `__call__`. Made by `pipeline`."""
 
     def __init__(
-        self, address: str | None, bundle: Path | str | None, credentials: Credentials
+        self,
+        address: str,
+        server: PrivateServer | None,
+        credentials: Credentials,
+        defaults: CallOptions,
     ) -> None:
-        self._server = None
-        if address is None:
-            self._server = PrivateServer(bundle)
-            address = self._server.address
+        """server: ends with the pipeline."""
+        self._server = server
+        self._defaults = defaults
         self._client = Client(
             address,
             tls=credentials.tls,
@@ -88,105 +176,110 @@ class QuestionAnsweringPipeline:
         *args: Any,
         question: str | list[str] | None = None,
         context: str | list[str] | None = None,
-        top_k: int = 1,
+        top_k: int | None = None,
         doc_stride: int | None = None,
-        max_answer_len: int = 15,
+        max_answer_len: int | None = None,
         max_seq_len: int | None = None,
-        max_question_len: int = 64,
-        handle_impossible_answer: bool = False,
-        align_to_words: bool = True,
+        max_question_len: int | None = None,
+        handle_impossible_answer: bool | None = None,
+        align_to_words: bool | None = None,
+        batch_size: int | None = None,
+        **others: Any,
     ) -> Any:
         """Answer questions about contexts.
 
         Either `question=` and `context=` (texts, or lists of both, or a list of questions about one
-        context), or a dict with these two keys, a list of such dicts, or a generator of them.
+        context), or a dict with these two keys, a list of such dicts, or a generator of them. A
+        SquadExample does for a dict.
 
-        top_k: how many answers to return, at most.
+        top_k: how many answers to return, at most. By default 1.
         doc_stride: how many tokens two windows share, by default 128 (and at most half of a
             window). `run_squad.py` calls something else so; see `Options` for that.
-        max_answer_len, max_seq_len, max_question_len: in tokens.
+        max_answer_len, max_seq_len, max_question_len: in tokens, by default 15, the model's and 64.
         handle_impossible_answer: let "no answer" be one of the answers: an empty text at 0.
-        align_to_words: widen an answer that starts or ends inside a word to the whole word.
+        align_to_words: widen an answer that starts or ends inside a word to the whole word. By
+            default it is.
+        batch_size: how many questions go to the server in one message, by default 64. It batches
+            windows as suits it, whatever this says.
+        others: what Transformers took and means nothing here (padding, num_workers), and topk.
 
         Returns a dict with score, start, end and answer; a list of dicts where `top_k` asks for
         more and there are more; a list of these for several questions; an iterator for a generator.
-        Raises ValueError and KeyError for bad arguments and `ElectraQAError`s.
+        A context with nothing to read in it has no answers, an empty list. Raises ValueError and
+        KeyError for bad arguments and `ElectraQAError`s; of several, they name the one that it was.
         """
-        if top_k < 1:
-            raise ValueError(f"top_k parameter should be >= 1 (got {top_k})")
-        if max_answer_len < 1:
-            raise ValueError(f"max_answer_len parameter should be >= 1 (got {max_answer_len})")
-        if max_seq_len is not None:
-            # Windows narrower than the longest question are fine for a shorter one.
-            max_question_len = max(1, min(max_question_len, max_seq_len - 4))
-        options: Options = {
-            "rules": "pipeline",
-            "top_k": top_k,
-            "max_answer_length": max_answer_len,
-            "max_query_length": max_question_len,
-            "align_to_words": align_to_words,
-        }
-        if max_seq_len is not None:
-            options["max_seq_length"] = max_seq_len
-        if doc_stride is None:
-            doc_stride = min((max_seq_len or 384) // 2, 128)
-        options["window_overlap"] = doc_stride
-        inputs = _inputs(args, question, context)
-        results = (
-            _answers(result, top_k, handle_impossible_answer)
-            for result in self._ask(inputs, options)
+        for old in ("data", "X"):
+            if (inputs := others.pop(old, None)) is not None:
+                warnings.warn(
+                    f"{old} is deprecated, use question and context", FutureWarning, stacklevel=2
+                )
+                args = (inputs,)
+        options = self._defaults.updated(
+            "the pipeline",
+            others
+            | {
+                "top_k": top_k,
+                "doc_stride": doc_stride,
+                "max_answer_len": max_answer_len,
+                "max_seq_len": max_seq_len,
+                "max_question_len": max_question_len,
+                "handle_impossible_answer": handle_impossible_answer,
+                "align_to_words": align_to_words,
+                "batch_size": batch_size,
+            },
         )
+        inputs = read_inputs(args, question, context)
+        several = isinstance(inputs, Generator) or len(inputs) > 1
+        results = self._ask(inputs, options, several)
         if isinstance(inputs, Generator):
             return results
         answers = list(results)
         return answers[0] if len(answers) == 1 else answers
 
-    def _ask(self, inputs: Iterable[Question], options: Options) -> Iterator[Result]:
-        for outcome in self._client.answer_many(inputs, **options):
-            if isinstance(outcome, ElectraQAError):
-                raise outcome
-            yield outcome
+    def _ask(
+        self, inputs: Iterable[Question], options: CallOptions, several: bool
+    ) -> Iterator[PipelineResult]:
+        outcomes = self._client.answer_many(
+            inputs,
+            batch_size=min(options.batch_size, MAX_BATCH_SIZE),
+            **options.of_the_client(),
+        )
+        try:
+            for index, outcome in enumerate(outcomes):
+                if isinstance(outcome, Result):
+                    yield _answers(outcome, options)
+                elif isinstance(outcome, InvalidArgumentError) and str(outcome).startswith(
+                    NOTHING_TO_READ
+                ):
+                    yield _no_answers(options)
+                else:
+                    if several:
+                        outcome.args = (f"inputs[{index}]: {outcome}",)
+                    raise outcome
+        except ElectraQAError as error:
+            error.args = (_in_the_words_of_the_call(str(error)),)
+            raise
 
 
-def _inputs(
-    args: tuple[Any, ...], question: str | list[str] | None, context: str | list[str] | None
-) -> list[Question] | Generator[Question]:
-    if len(args) == 1 and isinstance(args[0], Generator):
-        return (_example(item) for item in args[0])
-    if len(args) == 2 and all(isinstance(arg, str) for arg in args):
-        return [_example({"question": args[0], "context": args[1]})]
-    if args:
-        items = args[0] if len(args) == 1 else args
-        return [_example(item) for item in ([items] if isinstance(items, Mapping) else items)]
-    if question is None or context is None:
-        raise ValueError("question and context must both be given")
-    questions = [question] if isinstance(question, str) else question
-    contexts = [context] * len(questions) if isinstance(context, str) else context
-    if len(questions) != len(contexts):
-        raise ValueError("Questions and contexts don't have the same lengths")
-    return [
-        _example({"question": q, "context": c}) for q, c in zip(questions, contexts, strict=True)
-    ]
+def _in_the_words_of_the_call(message: str) -> str:
+    for ours, theirs in NAMES.items():
+        message = message.replace(ours, theirs)
+    return message
 
 
-def _example(item: Any) -> Question:
-    if not isinstance(item, Mapping):
-        raise ValueError(f"{item!r} must be a dictionary with the keys question and context")
-    for key in ("question", "context"):
-        if key not in item:
-            raise KeyError("You need to provide a dictionary with keys {question:..., context:...}")
-        if item[key] is None:
-            raise ValueError(f"`{key}` cannot be None")
-        if not item[key]:
-            raise ValueError(f"`{key}` cannot be empty")
-    return Question(item["question"], item["context"])
-
-
-def _answers(result: Result, top_k: int, handle_impossible_answer: bool) -> PipelineResult:
+def _answers(result: Result, options: CallOptions) -> PipelineResult:
     answers: list[PipelineAnswer] = [
         {"score": a.score, "start": a.start, "end": a.end, "answer": a.text} for a in result.answers
     ]
-    if handle_impossible_answer:
-        answers.append({"score": result.null_probability, "start": 0, "end": 0, "answer": ""})
-        answers = sorted(answers, key=lambda answer: -answer["score"])[:top_k]
+    if options.handle_impossible_answer:
+        answers.append(_impossible(result.null_probability))
+        answers = sorted(answers, key=lambda answer: -answer["score"])[: options.top_k]
     return answers[0] if len(answers) == 1 else answers
+
+
+def _no_answers(options: CallOptions) -> PipelineResult:
+    return _impossible(1.0) if options.handle_impossible_answer else []
+
+
+def _impossible(score: float) -> PipelineAnswer:
+    return {"score": score, "start": 0, "end": 0, "answer": ""}

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 
 from electra_qa.credentials import Credentials
 from electra_qa.credentials_options import credentials_options
+from electra_qa.model_options import ModelChoice, model_options
 
 from .client import Client
 from .private import PrivateServer
@@ -24,13 +24,13 @@ Command = Callable[..., Any]
 class ServerChoice:
     """Which server to ask, or on what to start one.
 
-    address: None for a private server on `bundle` and `device`.
+    address: None for a private server on `choice` and `device`.
     wait: for the server at the address to be ready, in seconds.
     credentials: for the server at the address.
     """
 
     address: str | None
-    bundle: Path | None
+    choice: ModelChoice
     device: str
     wait: float
     credentials: Credentials
@@ -39,8 +39,15 @@ class ServerChoice:
     def connect(self) -> Iterator[Client]:
         """A client of that server."""
         if self.address is None:
+            choice = self.choice
             with (
-                PrivateServer(self.bundle, device=self.device) as server,
+                PrivateServer(
+                    choice.bundle,
+                    model=choice.model,
+                    revision=choice.revision,
+                    precision=choice.precision,
+                    device=self.device,
+                ) as server,
                 Client(server.address) as client,
             ):
                 yield client
@@ -58,7 +65,7 @@ class ServerChoice:
 
 
 def server_options(name: str = "address") -> Callable[[Command], Command]:
-    """--address, --wait, --bundle, --device and those of TLS and tokens, as one `server`.
+    """--address, --wait, --bundle, --model, --device and those of TLS and tokens, as one `server`.
 
     name: of the first of them.
     """
@@ -67,25 +74,22 @@ def server_options(name: str = "address") -> Callable[[Command], Command]:
         @functools.wraps(command)
         def with_server(
             *args: Any,
-            bundle: Path | None,
+            choice: ModelChoice,
             device: str,
             wait: float,
             credentials: Credentials,
             **options: Any,
         ) -> Any:
             address = options.pop(name)
-            if address is not None and bundle is not None:
-                raise click.UsageError(f"--{name} and --bundle: set one, not both")
-            server = ServerChoice(address, bundle, device, wait, credentials)
+            if address is not None and choice != ModelChoice():
+                other = "bundle" if choice.model is None else "model"
+                raise click.UsageError(f"--{name} and --{other}: set one, not both")
+            server = ServerChoice(address, choice, device, wait, credentials)
             return command(*args, server=server, **options)
 
         decorated: Command = credentials_options(name)(with_server)
         for option in (
-            click.option(
-                "--bundle",
-                type=click.Path(path_type=Path),
-                help="Start a private server on this bundle.  [default: the one in the package]",
-            ),
+            model_options("Start a private server on this bundle."),
             click.option(
                 "--device",
                 type=click.Choice(["cpu", "gpu"]),

@@ -43,9 +43,10 @@ class Effective:
 def configured(command: click.Command, name: str, commands: Collection[str]) -> click.Command:
     """Let the options of a command be set by a file and by variables as well.
 
-    commands: the names of all commands, which are those of the file's tables.
+    commands: the names of all commands, which are those of the file's tables. A group has no
+    settings.
     """
-    if any(parameter.name == "config" for parameter in command.params):
+    if isinstance(command, click.Group) or any(p.name == "config" for p in command.params):
         return command
     for key, option in settings_of(command).items():
         option.envvar = variable(name, key)

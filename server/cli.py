@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import click
 
-from electra_qa.bundle import Bundle, BundleError, default_bundle_path, load_bundle
+from electra_qa.bundle import Bundle, BundleError, load_bundle
 from electra_qa.configuration import effective
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
+from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.settings import settings_options
 
 from .errors import StartError
@@ -28,12 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @click.command()
-@click.option(
-    "--bundle",
-    "bundle_path",
-    type=click.Path(path_type=Path),
-    help="The bundle to serve.  [default: the one in the package]",
-)
+@model_options("The bundle to serve.")
 @click.option(
     "--device",
     type=click.Choice(["cpu", "gpu"]),
@@ -80,7 +76,7 @@ log = logging.getLogger(__name__)
 )
 @click.option("--log-text", is_flag=True, help="Write callers' texts into the lines of requests.")
 def serve(
-    bundle_path: Path | None,
+    choice: ModelChoice,
     device: Literal["cpu", "gpu"],
     engine_name: Literal["null"] | None,
     hardware_compatible: bool,
@@ -100,21 +96,27 @@ def serve(
             log.info("%s is %s (%s)", one.name, one.value, one.source)
     try:
         chosen = ServerSettings(**settings)
-        loading = functools.partial(
-            load,
-            bundle_path or default_bundle_path(),
-            EngineSettings(
-                engine_name or device,
-                threads,
-                streams,
-                chosen.max_batch_tokens,
-                hardware_compatible,
-                version_compatible,
-            ),
+        engine_settings = EngineSettings(
+            engine_name or device,
+            threads,
+            streams,
+            chosen.max_batch_tokens,
+            hardware_compatible,
+            version_compatible,
         )
+        loading = functools.partial(find_and_load, choice, engine_settings)
         asyncio.run(_serve(*loading(), chosen, loading, until_stdin_closes))
     except (BundleError, EngineError, StartError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def find_and_load(choice: ModelChoice, settings: EngineSettings) -> tuple[Bundle, Engine]:
+    """A model is looked up again, and built again where it has changed. Raises BundleError or
+    EngineError."""
+    if choice.model is not None:
+        log.info("looking for a bundle of %s; it may have to be built", choice.model)
+    # What a build says is for who watches, and no lines of this log.
+    return load(choice.path(progress=sys.stderr.isatty()), settings)
 
 
 def load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:
