@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from tokenizers import BertWordPieceTokenizer
-
-from electra_qa.bundle import sha256_of
 
 from .errors import BuildError
+from .hub import fetch
+from .tokenizer_files import read_tokenizer
+from .weights import WeightFiles, read_weights
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 MODEL_TYPES = ("electra", "bert")
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
@@ -47,7 +43,7 @@ class Checkpoint:
     """A fine-tuned encoder with a span head.
 
     source: the folder's name or the hub id, as given.
-    sha256: of `model.safetensors`, hexadecimal.
+    sha256: of the weights, hexadecimal, see `WeightFiles`.
     weights: by their names in Transformers, without the leading "electra." or "bert.".
     tokenizer: the content of a `tokenizer.json`.
     null_score_diff_threshold: what `finetune` chose on held-out data, else 0.
@@ -68,50 +64,20 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
     A path that exists is a folder; anything else is fetched from the Hugging Face hub. Raises
     BuildError where it is not there, is not for question answering, or has another shape.
     """
-    folder, source = checkpoint_folder(folder_or_hub_id)
+    fetched = fetch(folder_or_hub_id)
+    folder = fetched.folder
     config = _read_json(folder / "config.json")
     architecture = _architecture(config)
-    weights_file = folder / "model.safetensors"
-    if not weights_file.is_file():
-        raise BuildError(
-            f"{source} has no model.safetensors; pickled weights (pytorch_model.bin) are not read. "
-            "Convert them once with Transformers: model.save_pretrained(folder)"
-        )
+    weights = read_weights(folder)
     return Checkpoint(
-        source=source,
-        sha256=sha256_of(weights_file),
+        source=fetched.source,
+        sha256=weights.sha256,
         architecture=architecture,
-        weights=_load_weights(weights_file, architecture),
+        weights=_load_weights(weights, architecture),
         tokenizer=read_tokenizer(folder),
         do_lower_case=_do_lower_case(folder),
         null_score_diff_threshold=_number(config, "null_score_diff_threshold", 0.0),
     )
-
-
-def checkpoint_folder(folder_or_hub_id: str, files: Sequence[str] = FILES) -> tuple[Path, str]:
-    """(where its files are, what to call it). Raises BuildError.
-
-    A path that exists is a folder; of anything else `files` are fetched from the hub.
-    """
-    folder = Path(folder_or_hub_id)
-    if folder.is_dir():
-        return folder, folder.resolve().name
-    return _download(folder_or_hub_id, files), folder_or_hub_id
-
-
-def _download(hub_id: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
-    except HFValidationError as error:
-        raise BuildError(f"{hub_id}: no such folder, and not a hub id") from error
-    except Exception as error:  # the hub's client raises its own, httpx's and OSError
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BuildError(
-            f"{hub_id}: no such folder, and not fetched from the hub: {reason}"
-        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -174,32 +140,23 @@ def _architecture(config: dict[str, Any]) -> Architecture:
     )
 
 
-def _load_weights(path: Path, architecture: Architecture) -> Weights:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BuildError(f"{path.name} can't be read: {error}") from error
+def _load_weights(files: WeightFiles, architecture: Architecture) -> Weights:
     prefix = architecture.model_type + "."
-    weights = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    weights = {name.removeprefix(prefix): name for name in files}
     if "qa_outputs.weight" not in weights:
         raise BuildError(
             "the checkpoint has no span head (qa_outputs.weight): it is not fine-tuned for "
             "question answering"
         )
     shapes = _shapes(architecture)
-    for name, shape in shapes.items():
+    for name in shapes:
         if name not in weights:
-            raise BuildError(f"{path.name} lacks {name}, which config.json asks for")
-        if weights[name].shape != shape:
-            raise BuildError(
-                f"{name} has the shape {list(weights[name].shape)}, by config.json it should be "
-                f"{list(shape)}"
-            )
+            raise BuildError(f"the weights lack {name}, which config.json asks for")
     if f"encoder.layer.{architecture.num_hidden_layers}.output.dense.weight" in weights:
         raise BuildError(
-            f"{path.name} has more layers than the {architecture.num_hidden_layers} of config.json"
+            f"the weights have more layers than the {architecture.num_hidden_layers} of config.json"
         )
-    return {name: _float(name, weights[name]) for name in shapes}
+    return {name: _float(name, shape, files[weights[name]]) for name, shape in shapes.items()}
 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -234,31 +191,14 @@ def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
 
 
-def _float(name: str, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _float(name: str, shape: tuple[int, ...], tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if tensor.shape != shape:
+        raise BuildError(
+            f"{name} has the shape {list(tensor.shape)}, by config.json it should be {list(shape)}"
+        )
     if not np.isfinite(tensor.astype(np.float32)).all():
         raise BuildError(f"{name} holds values that are not finite")
     return tensor if tensor.dtype == np.float16 else tensor.astype(np.float32)
-
-
-def read_tokenizer(folder: Path, *, do_lower_case: bool = True) -> str:
-    """The content of `tokenizer.json`, or of one made from `vocab.txt`. Raises BuildError.
-
-    do_lower_case: of one made from `vocab.txt` where no `tokenizer_config.json` says it.
-    """
-    serialized, vocab = folder / "tokenizer.json", folder / "vocab.txt"
-    try:
-        if serialized.is_file():
-            return serialized.read_text(encoding="utf-8")
-        if vocab.is_file():
-            lowercase = _do_lower_case(folder, do_lower_case)
-            made = BertWordPieceTokenizer(str(vocab), lowercase=lowercase)
-            return str(made.to_str())
-    except BuildError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception, and TypeError without [SEP]
-        name = serialized.name if serialized.is_file() else vocab.name
-        raise BuildError(f"{name} can't be read: {error}") from error
-    raise BuildError("the checkpoint has neither tokenizer.json nor vocab.txt")
 
 
 def _do_lower_case(folder: Path, default: bool = True) -> bool:

@@ -17,14 +17,17 @@ from .build import BuildData, BuildSettings, build_bundle
 from .check import check_graph
 from .errors import BuildError
 from .finetune.settings import FinetuneData, FinetuneSettings
+from .hub import with_revision
 
 
 @click.command()
 @click.option(
     "--checkpoint",
     required=True,
-    help="A folder, or a Hugging Face hub id such as mrm8488/electra-small-finetuned-squadv2.",
+    help="A folder, or a Hugging Face hub id such as mrm8488/electra-small-finetuned-squadv2; "
+    "id@revision for a branch, tag, commit or refs/pr/N of it.",
 )
+@click.option("--revision", help="The same as id@revision in --checkpoint.")
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="The bundle."
 )
@@ -43,6 +46,7 @@ from .finetune.settings import FinetuneData, FinetuneSettings
 @settings_options(BuildSettings)
 def build(
     checkpoint: str,
+    revision: str | None,
     output: Path,
     calibration: tuple[Path, ...],
     data: Path | None,
@@ -52,7 +56,8 @@ def build(
     console = Console(stderr=True)
     try:
         files = BuildData(calibration, data)
-        bundle = build_bundle(checkpoint, output, BuildSettings(**settings), files, console)
+        name = with_revision(checkpoint, revision)
+        bundle = build_bundle(name, output, BuildSettings(**settings), files, console)
     except BuildError as error:
         raise click.ClickException(str(error)) from error
     click.echo(bundle.path)
@@ -77,8 +82,8 @@ def check(graph: Path) -> None:
 @click.option(
     "--model_name_or_path",
     required=True,
-    help="A folder, or a hub id such as google/electra-small-discriminator: an ELECTRA, a BERT "
-    "that becomes one, or an MPNet to be a teacher.",
+    help="A folder, or a hub id such as google/electra-small-discriminator, or id@revision: an "
+    "ELECTRA, a BERT that becomes one, or an MPNet to be a teacher.",
 )
 @click.option(
     "--train_file",
