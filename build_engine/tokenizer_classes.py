@@ -65,6 +65,10 @@ class Flags:
     trim_offsets: bool
 
 
+def special_token(_role: str, name: str) -> AddedToken:
+    return AddedToken(name, special=True)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizerClass:
     """One of Transformers' tokenizer classes.
@@ -75,6 +79,7 @@ class TokenizerClass:
     build: of a vocabulary, the names of the special tokens, and flags.
     finish: sets the post-processor, once the special tokens have their ids.
     from_sentencepiece: what becomes of the (piece, score) of a sentencepiece file.
+    extra: special tokens without a role, where no file names any.
     special_token: of which role ("mask_token") and what name, where no file says more of it.
     """
 
@@ -88,7 +93,8 @@ class TokenizerClass:
     from_sentencepiece: Callable[[list[tuple[str, float]], Mapping[str, str]], Any] = (
         lambda pieces, _: pieces
     )
-    special_token: Callable[[str, str], AddedToken] = lambda _, name: AddedToken(name, special=True)
+    extra: tuple[str, ...] = ()
+    special_token: Callable[[str, str], AddedToken] = special_token
 
 
 def _wordpiece(vocabulary: Vocabulary, names: Mapping[str, str], flags: Flags) -> Tokenizer:
@@ -270,6 +276,7 @@ CAMEMBERT = TokenizerClass(
     _camembert,
     _sentencepiece_pair,
     from_sentencepiece=_camembert_ids,
+    extra=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
     special_token=_mask_takes_space,
 )
 ALBERT = TokenizerClass(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE, WordPiece
 
 from .errors import BuildError
-from .tokenizer_classes import BY_MODEL_TYPE, BY_NAME, Flags, TokenizerClass, Vocabulary
+from .tokenizer_classes import (
+    BY_MODEL_TYPE,
+    BY_NAME,
+    Flags,
+    TokenizerClass,
+    Vocabulary,
+    special_token,
+)
 
 TOKENIZER = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
@@ -83,14 +91,13 @@ def read_tokenizer(
     _check_names(vocabulary, settings, names, source)
     try:
         tokenizer = kind.build(vocabulary, names, _flags(settings, kind, do_lower_case))
-        extra = settings.extra
-        if extra is None or (vocabulary.symbols and "extra_special_tokens" not in settings.content):
+        extra: list[Token] | None = settings.extra
+        if vocabulary.symbols and "extra_special_tokens" not in settings.content:
             extra = list(vocabulary.symbols)
-        special = {
-            role: kind.special_token(role, token) if isinstance(token, str) else token
-            for role, token in (dict(kind.special_tokens) | settings.special).items()
-        }
-        _add_tokens(tokenizer, settings, special, extra)
+        elif extra is None:
+            extra = list(kind.extra)
+        special = dict(kind.special_tokens) | settings.special
+        _add_tokens(tokenizer, settings, special, extra, kind.special_token)
         kind.finish(tokenizer, names, _flags(settings, kind, do_lower_case))
     except BuildError:
         raise
@@ -125,7 +132,7 @@ def _class(folder: Path, settings: _Settings, model_type: str | None) -> Tokeniz
 def _as_it_is(path: Path, settings: _Settings) -> str:
     try:
         tokenizer = Tokenizer.from_file(str(path))
-        _add_tokens(tokenizer, settings, settings.special, settings.extra or [])
+        _add_tokens(tokenizer, settings, settings.special, settings.extra or [], special_token)
     except Exception as error:  # tokenizers raises bare Exception
         raise BuildError(f"{path.name} can't be read: {error}") from error
     return str(tokenizer.to_str())
@@ -197,21 +204,34 @@ def _token(value: Any) -> Any:
 
 
 def _add_tokens(
-    tokenizer: Tokenizer, settings: _Settings, special: dict[str, Token], extra: list[Token]
+    tokenizer: Tokenizer,
+    settings: _Settings,
+    special: dict[str, Token],
+    extra: list[Token],
+    make: Callable[[str, str], AddedToken],
 ) -> None:
     """Add them in Transformers' order, which gives those that the vocabulary lacks their ids."""
-    tokens: list[AddedToken] = [settings.added[index] for index in sorted(settings.added)]
+    tokens: list[Token] = [settings.added[index] for index in sorted(settings.added)]
     known = {str(token) for token in tokens}
     known |= {str(token) for token in tokenizer.get_added_tokens_decoder().values()}
-    ordered = [special[name] for name in _in_order(special)]
-    for token in [*ordered, *extra]:
-        if str(token) not in known:
-            known.add(str(token))
-            tokens.append(AddedToken(token, special=True) if isinstance(token, str) else token)
-    named = {str(token) for token in ordered}
-    for token in tokens:
+    roles: dict[int, str] = {}
+    for role, token in [
+        *((role, special[role]) for role in _in_order(special)),
+        *((("", t)) for t in extra),
+    ]:
+        # A name of two roles is added twice where a file says more of it in one of them: what is
+        # said last counts, as in Transformers.
+        if str(token) not in known and token not in tokens:
+            roles[len(tokens)] = role
+            tokens.append(token)
+    named = {str(token) for token in special.values()}
+    made = [
+        make(roles.get(index, ""), token) if isinstance(token, str) else token
+        for index, token in enumerate(tokens)
+    ]
+    for token in made:
         token.special = token.special or str(token) in named
-    tokenizer.add_tokens(tokens)
+    tokenizer.add_tokens(made)
 
 
 def _in_order(special: dict[str, Token]) -> list[str]:

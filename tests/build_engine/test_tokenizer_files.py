@@ -39,7 +39,6 @@ FILES = {
     "deberta-v2": lambda: {"spm.model": vocabularies.deberta_v3()},
 }
 SAME_FILES = {"electra": "bert", "distilbert": "bert"}
-DEBERTA_MASK = {"added_tokens.json": {"[MASK]": vocabularies.SIZE}}
 MPNET_TOKENS = "<s>", "<pad>", "</s>", "<unk>"
 
 Write = Callable[..., Path]
@@ -153,16 +152,27 @@ def test_what_transformers_saved_is_read_as_it_reads_it(
     assert_as_transformers(saved)
 
 
-@pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "TokenizersBackend", "NoTokenizer"])
-def test_a_tokenizer_of_no_class_is_taken_as_it_is(write: Write, named: str) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "named"),
+    [
+        ("bert", "PreTrainedTokenizerFast"),
+        ("bert", "NoTokenizer"),
+        ("modernbert", "BertTokenizer"),
+        ("modernbert", None),
+    ],
+)
+def test_a_tokenizer_of_no_class_is_taken_as_it_is(
+    write: Write, model_type: str, named: str | None
+) -> None:
     """ModernBERT's, and those that people made themselves."""
-    folder = write("modernbert" if named == "NoTokenizer" else "bert", tokenizer_config={})
+    folder = write("bert", tokenizer_config={})
     made = RustTokenizer.from_str(read_tokenizer(folder))
     made.normalizer = None
     (folder / "tokenizer.json").write_text(made.to_str(), encoding="utf-8")
     (folder / "vocab.txt").unlink()
     settings = {"tokenizer_class": named, "cls_token": "[CLS]", "eos_token": "<end>"}
-    write("bert", tokenizer_config=settings)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
     tokenizer = assert_as_transformers(folder)
     assert tokenizer.normalizer is None
     assert tokenizer.token_to_id("<end>") == len(made.get_vocab())

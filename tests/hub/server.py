@@ -116,10 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._handle()
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._handle()
 
     def log_message(self, *_: Any) -> None:
@@ -145,13 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(error.status, json.dumps({"error": error.message}).encode(), headers)
 
     def _api(self, path: str) -> None:
-        hub_id, what, revision = (re.split(r"/(revision|tree)/", path, maxsplit=1) + ["", "main"])[
-            :3
-        ]
+        hub_id, what, revision, *_ = [*re.split(r"/(revision|tree)/", path, maxsplit=1), "", "main"]
         repository = self._repository(hub_id)
         if repository is None:
             return
-        commit, files = self._commit(repository, unquote(revision.split("/")[0]))
+        commit, files = self._commit(repository, unquote(revision.partition("/")[0]))
         if what == "tree":
             entries = [_entry(name, content) for name, content in sorted(files.items())]
             self._json(entries)
