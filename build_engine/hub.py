@@ -121,6 +121,8 @@ class _Repository:
         except HfHubHTTPError as error:
             self._refused(error)
         except Exception as error:
+            if isinstance(error.__cause__, HfHubHTTPError):  # such as 403 for a token of few rights
+                self._refused(error.__cause__)
             reason = _first_line(error)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 reason = f"no space left for {constants.HF_HUB_CACHE}; HF_HUB_CACHE moves it"

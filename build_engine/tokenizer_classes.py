@@ -189,7 +189,7 @@ def _bert_pair(tokenizer: Tokenizer, names: Mapping[str, str], _: Flags) -> None
     tokenizer.post_processor = TemplateProcessing(
         single=f"{cls}:0 $A:0 {sep}:0",
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (cls, sep)],
+        special_tokens=[(name, _id(tokenizer, name)) for name in (cls, sep)],
     )
 
 
@@ -197,11 +197,17 @@ def _roberta_pair(tokenizer: Tokenizer, names: Mapping[str, str], flags: Flags) 
     cls, sep = names["cls_token"], names["sep_token"]
     # Not for its special tokens alone: it takes the spaces out of the offsets.
     tokenizer.post_processor = RobertaProcessing(
-        (sep, tokenizer.token_to_id(sep)),
-        (cls, tokenizer.token_to_id(cls)),
+        (sep, _id(tokenizer, sep)),
+        (cls, _id(tokenizer, cls)),
         trim_offsets=flags.trim_offsets,
         add_prefix_space=flags.add_prefix_space,
     )
+
+
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    token_id = tokenizer.token_to_id(token)
+    assert token_id is not None, f"{token} was added"
+    return token_id
 
 
 def _sentencepiece_pair(tokenizer: Tokenizer, names: Mapping[str, str], _: Flags) -> None:
@@ -209,7 +215,7 @@ def _sentencepiece_pair(tokenizer: Tokenizer, names: Mapping[str, str], _: Flags
     tokenizer.post_processor = TemplateProcessing(
         single=[bos, "$A", eos],
         pair=[bos, "$A", eos, eos, "$B", eos],
-        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (bos, eos)],
+        special_tokens=[(name, _id(tokenizer, name)) for name in (bos, eos)],
     )
 
 

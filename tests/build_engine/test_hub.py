@@ -20,7 +20,7 @@ from electra_qa.build_engine.hub import SMALL_FILES, Fetched, fetch, with_revisi
 from electra_qa.build_engine.weights import read_weights
 
 from ..hub.repositories import DISTILBERT, MODELS
-from ..hub.server import HubRepository, LoopbackHub
+from ..hub.server import LIMITED, HubRepository, LoopbackHub
 
 ID = "someone/some-model"
 CONFIG = b'{"model_type": "bert"}'
@@ -171,6 +171,12 @@ def test_a_gated_repository_says_where_to_ask(hub: LoopbackHub) -> None:
     assert refusal(ID) == expected
     assert refusal(ID, token="hf_other") == expected
     assert contents(fetch(ID, token="hf_mine")) == PLAIN
+
+
+def test_a_token_of_few_rights_is_told_which_it_lacks(hub: LoopbackHub) -> None:
+    hub.add(HubRepository.of(ID, PLAIN, gated=True, limited_tokens=("hf_fine",)))
+    message = refusal(ID, token="hf_fine")
+    assert message.startswith(f"{ID} was not fetched from the hub: 403 Forbidden: {LIMITED}")
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,19 @@ from urllib.parse import unquote, urlsplit
 
 LFS_NAMES = (".bin", ".safetensors", ".h5", ".msgpack", ".ot", ".model", ".gz", ".onnx")
 
+LIMITED = (
+    "Please enable access to public gated repositories in your fine-grained token settings to "
+    "view this repository."
+)
+
 
 @dataclass
 class HubRepository:
     """commits: the files of each by its hash. refs: branches, tags and refs/pr/N.
 
     A private one is there only for `tokens`; a gated one is seen by all, and its files are given
-    to `tokens` only. former_ids: ids that the hub redirects to this one.
+    to `tokens` only; `limited_tokens` are of somebody who has access, without that right.
+    former_ids: ids that the hub redirects to this one.
     """
 
     hub_id: str
@@ -37,6 +43,7 @@ class HubRepository:
     private: bool = False
     gated: bool = False
     tokens: tuple[str, ...] = ()
+    limited_tokens: tuple[str, ...] = ()
     former_ids: tuple[str, ...] = ()
 
     @classmethod
@@ -76,7 +83,7 @@ class LoopbackHub:
 
     def add(self, repository: HubRepository) -> HubRepository:
         self.repositories[repository.hub_id] = repository
-        self.tokens.update(repository.tokens)
+        self.tokens.update(repository.tokens, repository.limited_tokens)
         return repository
 
     def files_of(self, hub_id: str) -> set[str]:
@@ -222,6 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_gate(self, repository: HubRepository) -> None:
         token = self._token()
+        if token in repository.limited_tokens:
+            raise _HubError(403, None, LIMITED)
         if repository.gated and token not in repository.tokens:
             message = f"Access to model {repository.hub_id} is restricted"
             raise _HubError(401 if token is None else 403, "GatedRepo", message)
