@@ -36,8 +36,8 @@ from electra_qa.bundle_cache import (
 )
 
 from .build import BuildData, BuildSettings, build_bundle
-from .checkpoint import checkpoint_folder
 from .errors import BuildError
+from .hub import fetch
 
 # What a checkpoint's folder has that a bundle may depend on.
 SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".txt")
@@ -65,14 +65,15 @@ class Source:
         return _digest([(file.name, sha256_of(file)) for file in files])
 
 
-def find_source(folder_or_hub_id: str) -> Source:
+def find_source(folder_or_hub_id: str, *, weights: bool = True) -> Source:
     """Fetches what is on the hub. Raises BuildError."""
-    folder, _ = checkpoint_folder(folder_or_hub_id)
-    if Path(folder_or_hub_id).is_dir():
-        return Source(folder_or_hub_id, folder.resolve().name, folder)
+    fetched = fetch(folder_or_hub_id, weights=weights)
+    if fetched.commit is None:
+        return Source(folder_or_hub_id, fetched.source, fetched.folder)
     name, _, revision = folder_or_hub_id.partition("@")
-    # The hub's cache has the files of a commit in a folder of its name.
-    return Source(folder_or_hub_id, name, folder, revision or None, folder.name)
+    # What is built is this commit, whatever its branch is by then.
+    pinned = f"{name}@{fetched.commit}"
+    return Source(pinned, name, fetched.folder, revision or None, fetched.commit)
 
 
 def cached_bundle(
@@ -86,7 +87,7 @@ def cached_bundle(
     cache, built if it is not there or damaged. Raises BuildError."""
     try:
         source = find_source(checkpoint)
-        of_tokenizer = None if tokenizer is None else find_source(tokenizer)
+        of_tokenizer = None if tokenizer is None else find_source(tokenizer, weights=False)
         path = bundles_folder() / _name(
             source, settings, _key(source, of_tokenizer, settings, data)
         )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from tokenizers import BertWordPieceTokenizer
 
-from electra_qa.bundle import sha256_of
 from electra_qa.tokenization import SpecialTokens
 
 from .architecture import Architecture
@@ -21,9 +18,10 @@ from .config import CONFIG, Config, read_json
 from .errors import BuildError
 from .families import family_of
 from .families.bert import Bert
+from .hub import fetch
+from .tokenizer_files import read_tokenizer, special_token_names
+from .weights import read_weights
 from .writer import Weights
-
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Checkpoint:
     """A fine-tuned encoder with a span head.
 
     source: the folder's name or the hub id, as given.
-    sha256: of its weights, hexadecimal.
+    sha256: of its weights, hexadecimal, see `WeightFiles`.
     weights: by our names, see `families/bert.py`; read when they are asked for.
     tokenizer: the content of a `tokenizer.json`.
     null_score_diff_threshold: what `finetune` chose on held-out data, else 0.
@@ -51,36 +49,34 @@ class Checkpoint:
 
 
 def load_checkpoint(folder_or_hub_id: str, tokenizer: str | None = None) -> Checkpoint:
-    """Load a checkpoint for question answering of ELECTRA's or BERT's shape.
+    """Load a checkpoint for question answering of one of the families.
 
-    A path that exists is a folder; anything else is fetched from the Hugging Face hub. `tokenizer`
-    is another such name, whose tokenizer takes the place of the checkpoint's own. Raises
-    BuildError where it is not there, is not for question answering, or has another shape.
+    A path that exists is a folder; anything else is fetched from the Hugging Face hub, see `fetch`.
+    `tokenizer` is another such name, whose tokenizer takes the place of the checkpoint's own.
+    Raises BuildError where it is not there, is not for question answering, or has another shape.
     """
-    folder, source = checkpoint_folder(folder_or_hub_id)
-    fields = read_json(folder / CONFIG)
+    fetched = fetch(folder_or_hub_id)
+    fields = read_json(fetched.folder / CONFIG)
     family = family_of(fields.get("model_type"))
     config = Config(fields, {**family.defaults, "null_score_diff_threshold": 0.0})
     architecture = family.architecture(config)
-    weights_file = folder / "model.safetensors"
-    if not weights_file.is_file():
-        raise BuildError(
-            f"{source} has no model.safetensors; pickled weights (pytorch_model.bin) are not read. "
-            "Convert them once with Transformers: model.save_pretrained(folder)"
-        )
-    try:
-        stored = load_file(weights_file)
-    except (SafetensorError, OSError) as error:
-        raise BuildError(f"{weights_file.name} can't be read: {error}") from error
+    stored = read_weights(fetched.folder)
+    words = fetched.folder if tokenizer is None else fetch(tokenizer, weights=False).folder
     return Checkpoint(
-        source=source,
-        sha256=sha256_of(weights_file),
+        source=fetched.source,
+        sha256=stored.sha256,
         architecture=architecture,
         weights=_OurWeights(stored, family, architecture),
-        tokenizer=read_tokenizer(folder),
-        special_tokens=family.special_tokens,
+        tokenizer=read_tokenizer(words),
+        special_tokens=_special_tokens(family, words),
         null_score_diff_threshold=config.number("null_score_diff_threshold"),
     )
+
+
+def _special_tokens(family: Bert, folder: Path) -> SpecialTokens:
+    """As the checkpoint names them, else as its family does."""
+    names = {**dataclasses.asdict(family.special_tokens), **special_token_names(folder)}
+    return SpecialTokens(**names)
 
 
 class _OurWeights(Mapping[str, npt.NDArray[Any]]):
@@ -152,55 +148,3 @@ class _Stored(Mapping[str, npt.NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-
-def checkpoint_folder(folder_or_hub_id: str, files: Sequence[str] = FILES) -> tuple[Path, str]:
-    """(where its files are, what to call it). Raises BuildError.
-
-    A path that exists is a folder; of anything else `files` are fetched from the hub.
-    """
-    folder = Path(folder_or_hub_id)
-    if folder.is_dir():
-        return folder, folder.resolve().name
-    return _download(folder_or_hub_id, files), folder_or_hub_id
-
-
-def _download(hub_id: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
-    except HFValidationError as error:
-        raise BuildError(f"{hub_id}: no such folder, and not a hub id") from error
-    except Exception as error:  # the hub's client raises its own, httpx's and OSError
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BuildError(
-            f"{hub_id}: no such folder, and not fetched from the hub: {reason}"
-        ) from error
-
-
-def read_tokenizer(folder: Path, *, do_lower_case: bool = True) -> str:
-    """The content of `tokenizer.json`, or of one made from `vocab.txt`. Raises BuildError.
-
-    do_lower_case: of one made from `vocab.txt` where no `tokenizer_config.json` says it.
-    """
-    serialized, vocab = folder / "tokenizer.json", folder / "vocab.txt"
-    try:
-        if serialized.is_file():
-            return serialized.read_text(encoding="utf-8")
-        if vocab.is_file():
-            lowercase = _do_lower_case(folder, do_lower_case)
-            made = BertWordPieceTokenizer(str(vocab), lowercase=lowercase)
-            return str(made.to_str())
-    except BuildError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception, and TypeError without [SEP]
-        name = serialized.name if serialized.is_file() else vocab.name
-        raise BuildError(f"{name} can't be read: {error}") from error
-    raise BuildError("the checkpoint has neither tokenizer.json nor vocab.txt")
-
-
-def _do_lower_case(folder: Path, default: bool = True) -> bool:
-    path = folder / "tokenizer_config.json"
-    return bool(read_json(path).get("do_lower_case", default)) if path.is_file() else default

@@ -19,14 +19,17 @@ from .cached import cached_bundle
 from .check import check_graph
 from .errors import BuildError
 from .finetune.settings import FinetuneData, FinetuneSettings
+from .hub import with_revision
 
 
 @click.command()
 @click.option(
     "--checkpoint",
     required=True,
-    help="A folder, or a Hugging Face hub id such as mrm8488/electra-small-finetuned-squadv2.",
+    help="A folder, or a Hugging Face hub id such as mrm8488/electra-small-finetuned-squadv2; "
+    "id@revision for a branch, tag, commit or refs/pr/N of it.",
 )
+@click.option("--revision", help="The same as id@revision in --checkpoint.")
 @click.option(
     "--tokenizer",
     help="A folder or a hub id: its tokenizer in place of the checkpoint's own.",
@@ -57,6 +60,7 @@ from .finetune.settings import FinetuneData, FinetuneSettings
 )
 def build(
     checkpoint: str,
+    revision: str | None,
     tokenizer: str | None,
     output: Path | None,
     cached: bool,
@@ -71,10 +75,11 @@ def build(
     console = Console(stderr=True)
     chosen, files = BuildSettings(**settings), BuildData(calibration, data)
     try:
+        name = with_revision(checkpoint, revision)
         if output is None:
-            path = cached_bundle(checkpoint, chosen, files, console, tokenizer)
+            path = cached_bundle(name, chosen, files, console, tokenizer)
         else:
-            path = build_bundle(checkpoint, output, chosen, files, console, tokenizer).path
+            path = build_bundle(name, output, chosen, files, console, tokenizer).path
     except BuildError as error:
         if not as_json:
             raise click.ClickException(str(error)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 
 from electra_qa.bundle import Bundle
 from electra_qa.tokenization import Tokenizer
+
+from .hub.server import HubRepository, LoopbackHub, loopback_hub
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared"
@@ -58,6 +60,45 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def other_authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "other-authority")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A hub on loopback, empty, and huggingface_hub set to it, with an empty cache and no token.
+
+    Its constants are set, since it reads the environment when it is imported; a program that is
+    started has `hub.environment(folder)`.
+    """
+    constants = pytest.importorskip("huggingface_hub.constants")
+    with loopback_hub() as hub:
+        for name, value in {
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint
+            + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+            "HF_HUB_OFFLINE": False,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def hub_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], HubRepository]:
+    """Makes one of `tests/hub/repositories.py` by its hub id, once."""
+    from .hub.repositories import MODELS, make_repository
+
+    models = {model.hub_id: model for model in MODELS}
+    made: dict[str, HubRepository] = {}
+
+    def make(hub_id: str) -> HubRepository:
+        if hub_id not in made:
+            made[hub_id] = make_repository(models[hub_id], tmp_path_factory.mktemp("repository"))
+        return made[hub_id]
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from ..checkpoint import FILES, checkpoint_folder, read_tokenizer
 from ..errors import BuildError
+from ..hub import fetch
+from ..tokenizer_files import read_tokenizer
 from .mpnet import FIRST_POSITION, bert_vocabulary
 from .settings import Autocast
 
@@ -25,8 +26,6 @@ QaModel = ElectraForQuestionAnswering | MPNetForQuestionAnswering
 
 AUTOCAST_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TRAINABLE_TYPES = ("bert", "electra", "mpnet")
-# What Transformers may need beyond what `build` reads: it loads pickled weights safely.
-MODEL_FILES = (*FILES, "pytorch_model.bin")
 # What a config of BERT's shares with one of ELECTRA's.
 SHARED = (
     "vocab_size",
@@ -59,7 +58,8 @@ def load_model(
     `build` does not take it. A span head that is not there yet begins at random, from PyTorch's
     seed. Raises BuildError.
     """
-    folder, source = checkpoint_folder(folder_or_hub_id, MODEL_FILES)
+    fetched = fetch(folder_or_hub_id)
+    folder, source = fetched.folder, fetched.source
     try:
         config = AutoConfig.from_pretrained(folder)
         if config.model_type not in TRAINABLE_TYPES:

@@ -118,11 +118,36 @@ def test_a_head_of_another_task_is_refused(folder: Path) -> None:
     assert "qa_outputs.weight has the shape [3, 32]" in refusal(folder)
 
 
-def test_pickled_weights_are_not_read(folder: Path) -> None:
-    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
-    message = refusal(folder)
-    assert message.startswith("damaged has no model.safetensors")
-    assert "pytorch_model.bin" in message
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_weights_are_the_same(original: Path, folder: Path, zipped: bool) -> None:
+    import torch
+    from safetensors.torch import load_file as load_torch
+
+    tensors = load_torch(folder / WEIGHTS)
+    path = folder / "pytorch_model.bin"
+    torch.save(tensors, path, _use_new_zipfile_serialization=zipped)
+    (folder / WEIGHTS).unlink()
+    pickled, expected = load_checkpoint(str(folder)), load_checkpoint(str(original))
+    assert pickled.weights.keys() == expected.weights.keys()
+    for name, tensor in expected.weights.items():
+        np.testing.assert_array_equal(pickled.weights[name], tensor)
+    assert pickled.sha256 != expected.sha256
+
+
+def test_old_names_of_the_norms_are_read(original: Path, folder: Path) -> None:
+    """BERTs that came from TensorFlow have them."""
+    weights = load_file(folder / WEIGHTS)
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in weights.items()
+    }
+    assert old.keys() != weights.keys()
+    save_file(old, folder / WEIGHTS)
+    renamed, expected = load_checkpoint(str(folder)).weights, load_checkpoint(str(original)).weights
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(renamed[name], tensor)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -150,7 +175,8 @@ def test_weights_that_are_cut_short_are_refused(folder: Path, kept: int) -> None
 
 def test_a_checkpoint_without_a_vocabulary_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
-    assert refusal(folder) == "the checkpoint has neither tokenizer.json nor vocab.txt"
+    message = refusal(folder)
+    assert message.startswith("the checkpoint has neither tokenizer.json nor vocab.txt; ")
 
 
 @pytest.mark.parametrize(
