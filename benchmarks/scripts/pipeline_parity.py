@@ -28,6 +28,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "max_answer_len=5, align_to_words=False": {"max_answer_len": 5, "align_to_words": False},
 }
 # The models that tell question and context apart by an embedding.
+SPECIAL = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
 SEGMENTS = ("albert", "bert", "deberta-v2", "electra")
 
 
@@ -51,13 +52,29 @@ def answer_all(pipe: Any, questions: list[dict[str, str]]) -> dict[str, list[lis
     return answers
 
 
+def _tokenizer(checkpoint: Path) -> Any:
+    """The tokenizer.json as it stands. 5.2's own classes build it anew, with another pair for XLM-R
+    and MPNet, and with spaces in CamemBERT's words, which later versions mended."""
+    import transformers
+
+    settings = json.loads((checkpoint / "tokenizer_config.json").read_text(encoding="utf-8"))
+    special = {name: value for name, value in settings.items() if name in SPECIAL}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(checkpoint / "tokenizer.json"), model_max_length=512, **special
+    )
+
+
 def write(checkpoint: str, data: Path, output: Path) -> None:
     import transformers
 
     # Without a dtype it computes in the checkpoint's own, float16 here, down to the scores.
-    pipe = transformers.pipeline("question-answering", model=checkpoint, dtype="float32")
-    # 5.2 loads a tokenizer of a newer version as a generic one, which leaves the segments out, and
-    # the model would take the context for a part of the question; or gives them where none are.
+    pipe = transformers.pipeline(
+        "question-answering",
+        model=checkpoint,
+        tokenizer=_tokenizer(Path(checkpoint)),
+        dtype="float32",
+    )
+    # It gives the model what the tokenizer names: segments where there are such.
     names = ["input_ids", "attention_mask"]
     if pipe.model.config.model_type in SEGMENTS:
         names.append("token_type_ids")
