@@ -138,7 +138,7 @@ class Answerer:
             options.decode,
             manifest.n_best_size,
             on_host=on_host,
-            max_bytes=self._settings.max_message_bytes,
+            max_bytes=self._settings.max_response_bytes,
             questions=questions,
             check=waiting.check,
         )

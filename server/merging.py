@@ -119,6 +119,6 @@ class Merging:
 
     def _too_much(self) -> InvalidRequestError:
         return InvalidRequestError(
-            f"the answers of the call hold more than {self._max_bytes} bytes (max_message_bytes): "
+            f"the answers of the call hold more than {self._max_bytes} bytes (max_response_bytes): "
             "ask fewer questions at a time, or for fewer answers (options.top_k)"
         )

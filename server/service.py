@@ -113,6 +113,8 @@ class QuestionAnsweringService:
                 max_message_bytes=settings.max_message_bytes,
                 max_queue_tokens=settings.max_queue_tokens,
                 max_windows=settings.max_windows,
+                max_response_bytes=settings.max_response_bytes,
+                max_inflight_bytes=settings.max_inflight_bytes,
             ),
             version=__version__,
             device=model.device,
