@@ -7,7 +7,7 @@ Exact, and with the graph's order of ties; `spans.decode` is the reference of bo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +30,19 @@ def decode_on_host(
     decoded: Sequence[DecodedWindow],
     options: DecodeOptions,
     n_best_size: int,
+    check: Callable[[], None] = lambda: None,
 ) -> list[DecodedWindow]:
     """The windows with the best spans that the options allow in place of the graph's: as many as
-    the options look at, and at least `n_best_size`, as the graph has."""
+    the options look at, and at least `n_best_size`, as the graph has.
+
+    check: called for every window; what it raises ends the work.
+    """
     n = max(n_best_size, options.spans_of_a_window)
-    return [
-        _decode(window, one, options.max_answer_length, n)
-        for window, one in zip(windows, decoded, strict=True)
-    ]
+    widened = []
+    for window, one in zip(windows, decoded, strict=True):
+        check()
+        widened.append(_decode(window, one, options.max_answer_length, n))
+    return widened
 
 
 def _decode(

@@ -15,7 +15,7 @@ import dataclasses
 import enum
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -196,12 +196,26 @@ class _Candidate:
     def score(self) -> float:
         return self.start_logit + self.end_logit
 
+    def answer(self, text: str, start: int, end: int, score: float) -> Answer:
+        return Answer(text, start, end, score, self.start_logit, self.end_logit)
+
+
+class TooMuchTextError(Exception):
+    """The answers' texts would be longer than the caller of `merge` takes."""
+
+
+def _go_on() -> None:
+    pass
+
 
 def merge(
     context: TokenizedContext,
     windows: Sequence[Window],
     decoded: Sequence[DecodedWindow],
     options: DecodeOptions,
+    *,
+    max_text_bytes: float = math.inf,
+    check: Callable[[], None] = _go_on,
 ) -> Prediction:
     """Put the decoded windows of one question together.
 
@@ -209,8 +223,13 @@ def merge(
     there is no answer.
 
     By `Rules.RUN_SQUAD` answers are ordered by start + end logit, and of answers with the same
-    text only the best counts. By `Rules.PIPELINE` they are ordered by probability, and the
-    probabilities of answers whose texts differ at most in case are added up.
+    text only the best counts. By `Rules.PIPELINE` they are ordered by probability, the
+    probabilities of answers whose texts differ at most in case are added up, and an answer that is
+    aligned to words stays within its window.
+
+    max_text_bytes: in UTF-8, of all texts that differ. Raises TooMuchTextError before it would hold
+        more of them.
+    check: called for every span that is looked at; what it raises ends the work.
     """
     if not decoded:
         return Prediction((), True, 0.0, math.inf, 1.0)
@@ -221,10 +240,11 @@ def merge(
         for score, d in zip(null_scores, decoded, strict=True)
     )
     candidates = [_candidates(w, d) for w, d in zip(windows, decoded, strict=True)]
+    texts = _Texts(context.text, max_text_bytes)
     if options.rules is Rules.PIPELINE:
-        answers = _answers_pipeline(context, candidates, options)
+        answers = _answers_pipeline(context, windows, candidates, options, texts, check)
     else:
-        answers = _answers_run_squad(context, candidates, options)
+        answers = _answers_run_squad(context, candidates, options, texts, check)
     best = answers[0].start_logit + answers[0].end_logit if answers else -math.inf
     null_score_diff = null_score - best
     return Prediction(
@@ -255,31 +275,92 @@ def _candidates(window: Window, decoded: DecodedWindow) -> Iterator[_Candidate]:
         )
 
 
+class _Texts:
+    """Cuts the texts of answers, as long as there is room for them."""
+
+    def __init__(self, context: str, max_bytes: float) -> None:
+        self._context = context
+        self._room = max_bytes
+
+    def cut(self, start: int, end: int) -> str:
+        """Raises TooMuchTextError; a character has at least one byte."""
+        if end - start > self._room:
+            raise TooMuchTextError
+        return self._context[start:end]
+
+    def keep(self, text: str) -> None:
+        """Raises TooMuchTextError."""
+        self._room -= utf8_bytes(text)
+        if self._room < 0:
+            raise TooMuchTextError
+
+
+def utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def _answers_run_squad(
-    context: TokenizedContext, candidates: Sequence[Iterator[_Candidate]], options: DecodeOptions
+    context: TokenizedContext,
+    candidates: Sequence[Iterator[_Candidate]],
+    options: DecodeOptions,
+    texts: _Texts,
+    check: Callable[[], None],
 ) -> list[Answer]:
     answers: dict[str, Answer] = {}
     in_order: Iterable[_Candidate] = candidates[0]
     if len(candidates) > 1:
         in_order = heapq.merge(*candidates, key=lambda c: (-c.score, c.first, c.last))
     for candidate in in_order:
-        answer = _cut(context, candidate, options)
-        answers.setdefault(answer.text, answer)
-        if len(answers) == options.top_k:
-            break
+        check()
+        start, end = _characters(context, candidate, options)
+        text = texts.cut(start, end)
+        if text not in answers:
+            texts.keep(text)
+            answers[text] = candidate.answer(text, start, end, candidate.probability)
+            if len(answers) == options.top_k:
+                break
     return list(answers.values())
 
 
+@dataclass(eq=False, slots=True)
+class _Same:
+    """Spans with the same text: the first of them, and the sum of their probabilities."""
+
+    candidate: _Candidate
+    start: int
+    end: int
+    score: float = 0.0
+
+
 def _answers_pipeline(
-    context: TokenizedContext, candidates: Sequence[Iterator[_Candidate]], options: DecodeOptions
+    context: TokenizedContext,
+    windows: Sequence[Window],
+    candidates: Sequence[Iterator[_Candidate]],
+    options: DecodeOptions,
+    texts: _Texts,
+    check: Callable[[], None],
 ) -> list[Answer]:
-    merged: dict[str, list[Answer]] = {}
-    for window in candidates:
-        for candidate in islice(window, pipeline_spans(options.top_k, options.align_to_words)):
-            answer = _cut(context, candidate, options)
-            merged.setdefault(answer.text.lower(), []).append(answer)
-    answers = [_summed(same) for same in merged.values()]
-    return sorted(answers, key=lambda a: -a.score)[: options.top_k]
+    by_text: dict[str, _Same] = {}
+    by_place: dict[tuple[int, int], _Same] = {}
+    for window, spans in zip(windows, candidates, strict=True):
+        for candidate in islice(spans, options.spans_of_a_window):
+            check()
+            # Of a word that the window cuts the pipeline sees what is in the window.
+            place = _characters(context, candidate, options, window.context_tokens)
+            same = by_place.get(place)
+            if same is None:
+                key = texts.cut(*place).lower()
+                same = by_text.get(key)
+                if same is None:
+                    texts.keep(key)
+                    same = by_text[key] = _Same(candidate, *place)
+                by_place[place] = same
+            same.score += candidate.probability
+    best = sorted(by_text.values(), key=lambda same: -same.score)[: options.top_k]
+    return [
+        same.candidate.answer(context.text[same.start : same.end], same.start, same.end, same.score)
+        for same in best
+    ]
 
 
 def pipeline_spans(top_k: int, align_to_words: bool) -> int:
@@ -287,27 +368,12 @@ def pipeline_spans(top_k: int, align_to_words: bool) -> int:
     return top_k * 2 + 10 if align_to_words else top_k
 
 
-def _summed(same: Sequence[Answer]) -> Answer:
-    first = same[0]
-    return Answer(
-        text=first.text,
-        start=first.start,
-        end=first.end,
-        score=sum(a.score for a in same),
-        start_logit=first.start_logit,
-        end_logit=first.end_logit,
-    )
-
-
-def _cut(context: TokenizedContext, candidate: _Candidate, options: DecodeOptions) -> Answer:
-    start, end = context.characters(
-        candidate.first, candidate.last, align_to_words=options.align_to_words
-    )
-    return Answer(
-        text=context.text[start:end],
-        start=start,
-        end=end,
-        score=candidate.probability,
-        start_logit=candidate.start_logit,
-        end_logit=candidate.end_logit,
+def _characters(
+    context: TokenizedContext,
+    candidate: _Candidate,
+    options: DecodeOptions,
+    within: tuple[int, int] | None = None,
+) -> tuple[int, int]:
+    return context.characters(
+        candidate.first, candidate.last, align_to_words=options.align_to_words, within=within
     )

@@ -92,6 +92,11 @@ class Window:
     def length(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def context_tokens(self) -> tuple[int, int]:
+        """Which of the context's tokens are in it: [start, end)."""
+        return self.offset, self.offset + self.context_end - self.context_start
+
     def bounds(self, max_answer_length: int) -> tuple[int, int, int, int, int]:
         """The row of the graph's `bounds` input, in the order of `BOUNDS`."""
         return (

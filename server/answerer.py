@@ -6,46 +6,37 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from electra_qa.bundle import Manifest
-from electra_qa.host_decode import decode_on_host, needs_host
-from electra_qa.spans import Prediction, Rules, merge
+from electra_qa.engines import usable_cpus
+from electra_qa.host_decode import needs_host
+from electra_qa.spans import Rules
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
-from .batcher import Batcher, Outcome, WindowRequest
+from .batcher import Batcher, WindowRequest
 from .contexts import ContextCache
 from .errors import InvalidRequestError, RateLimitError, RequestError
 from .logs import questions_answered
+from .merging import Answered, Merging, Prepared
 from .metrics import Metrics
 from .options import QuestionOptions
 from .rate_limit import current_limit
 from .settings import ServerSettings
+from .slices import in_slices
 from .tracing import Tracing
+from .waiting import Waiting
 
 # A call whose texts to tokenize are shorter than this, in code points, is prepared on the event
 # loop: that takes less than the way to another thread and back.
 SHORT = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What became of a question, and what it spent in the queue and in the engine, in seconds."""
-
-    prediction: Prediction
-    windows: int
-    queue_s: float
-    engine_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    context: TokenizedContext
-    windows: list[Window]
+# Where texts are longer than this all together, even to look for them in the cache takes a while.
+LONG = 100_000
+# Threads that tokenize, at most.
+MAX_THREADS = 8
 
 
 class Answerer:
@@ -67,7 +58,9 @@ class Answerer:
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
-        self._threads = ThreadPoolExecutor(thread_name_prefix="tokenizer")
+        # More would only make the event loop wait for each of them in turn.
+        threads = min(MAX_THREADS, usable_cpus())
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tokenizer")
 
     async def answer(
         self, question: str, context: str, options: QuestionOptions, deadline: float | None
@@ -110,32 +103,45 @@ class Answerer:
         options: QuestionOptions,
         deadline: float | None,
     ) -> list[Answered | RequestError]:
-        began = time.monotonic()
-        self._batcher.check_room()
-        self._check_rate(len(questions))
-        if self._is_short(contexts, questions):
-            prepared = self._prepare(contexts, questions, options)
-        else:
-            prepared = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._prepare, contexts, questions, options
-            )
-        able = [p for p in prepared if isinstance(p, _Prepared)]
-        submitted = time.monotonic()
+        waiting = Waiting(deadline)
+        with waiting.waited_for():
+            began = time.monotonic()
+            self._batcher.check_room()
+            self._check_rate(len(questions))
+            if self._is_short(contexts, questions):
+                prepared = self._prepare(contexts, questions, options, waiting)
+            else:
+                prepared = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._prepare, contexts, questions, options, waiting
+                )
+            submitted = time.monotonic()
+            longest = self._manifest.max_answer_length_limit
+            requests = [
+                WindowRequest(p.windows, min(options.decode.max_answer_length, longest))
+                for p in prepared
+                if isinstance(p, Prepared)
+            ]
+            outcomes = await self._batcher.submit(requests, deadline)
+            finished = time.monotonic()
+            following = iter(outcomes)
+            pairs = [(p, next(following) if isinstance(p, Prepared) else p) for p in prepared]
+            merging = self._merging(options, len(questions), waiting)
+            slices = await in_slices(merging.merge, pairs, merging.cost, waiting)
+            if self._tracing is not None:
+                self._tracing.answered(began, submitted, finished, outcomes)
+            return [one for part in slices for one in part]
+
+    def _merging(self, options: QuestionOptions, questions: int, waiting: Waiting) -> Merging:
         manifest = self._manifest
-        longest = min(options.decode.max_answer_length, manifest.max_answer_length_limit)
-        outcomes = await self._batcher.submit(
-            [WindowRequest(p.windows, longest) for p in able], deadline
+        on_host = needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit)
+        return Merging(
+            options.decode,
+            manifest.n_best_size,
+            on_host=on_host,
+            max_bytes=self._settings.max_response_bytes,
+            questions=questions,
+            check=waiting.check,
         )
-        finished = time.monotonic()
-        if needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit):
-            answered = await asyncio.get_running_loop().run_in_executor(
-                self._threads, _merge_all, prepared, outcomes, options, manifest.n_best_size
-            )
-        else:
-            answered = _merge_all(prepared, outcomes, options, None)
-        if self._tracing is not None:
-            self._tracing.answered(began, submitted, finished, outcomes)
-        return answered
 
     def _check_rate(self, questions: int) -> None:
         limit = current_limit.get()
@@ -148,6 +154,8 @@ class Answerer:
             raise
 
     def _is_short(self, contexts: Sequence[str], questions: Sequence[tuple[str, int]]) -> bool:
+        if sum(map(len, contexts)) > LONG:
+            return False
         room = SHORT - sum(len(question) for question, _ in questions)
         for context in contexts:
             if room < 0:
@@ -169,17 +177,21 @@ class Answerer:
         contexts: Sequence[str],
         questions: Sequence[tuple[str, int]],
         options: QuestionOptions,
-    ) -> list[_Prepared | RequestError]:
+        waiting: Waiting,
+    ) -> list[Prepared | RequestError]:
         tokenized: dict[int, TokenizedContext | RequestError] = {}
-        prepared: list[_Prepared | RequestError] = []
+        prepared: list[Prepared | RequestError] = []
         room = self._settings.max_windows
         for question, index in questions:
+            waiting.check()
             try:
                 if index >= len(contexts):
                     raise InvalidRequestError(
                         f"context_index must be under {len(contexts)}, the number of contexts, "
                         f"got {index}"
                     )
+                if not room:  # every question has a window at the least
+                    raise self._too_many_windows()
                 question_ids = self._question(question)
                 if index not in tokenized:
                     tokenized[index] = self._context(contexts[index])
@@ -188,7 +200,7 @@ class Answerer:
                     raise context
                 windows = self._windows(question_ids, context, options, room)
                 room -= len(windows)
-                prepared.append(_Prepared(context, windows))
+                prepared.append(Prepared(context, windows))
             except RequestError as error:
                 prepared.append(error)
         return prepared
@@ -222,10 +234,7 @@ class Answerer:
             len(context.ids), settings.capacity(len(question_ids)), settings.doc_stride
         )
         if count > room:
-            raise InvalidRequestError(
-                f"the call is cut into more than {self._settings.max_windows} windows "
-                "(max_windows): ask fewer questions at a time, or about shorter contexts"
-            )
+            raise self._too_many_windows()
         return make_windows(
             question_ids,
             context.ids,
@@ -235,8 +244,14 @@ class Answerer:
             max_context=options.decode.rules is Rules.RUN_SQUAD,
         )
 
+    def _too_many_windows(self) -> InvalidRequestError:
+        return InvalidRequestError(
+            f"the call is cut into more than {self._settings.max_windows} windows "
+            "(max_windows): ask fewer questions at a time, or about shorter contexts"
+        )
+
     def close(self) -> None:
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=True)
         self._contexts.clear()
 
 
@@ -247,33 +262,3 @@ def _check_text(field: str, text: str, limit: int) -> None:
         raise InvalidRequestError(
             f"{field} must be at most {limit} characters (max_{field}_length), got {len(text)}"
         )
-
-
-def _merge_all(
-    prepared: Sequence[_Prepared | RequestError],
-    outcomes: Sequence[Outcome],
-    options: QuestionOptions,
-    host_n_best_size: int | None,
-) -> list[Answered | RequestError]:
-    """host_n_best_size: None where the graph's spans are enough."""
-    following = iter(outcomes)
-    return [
-        _merge(p, next(following), options, host_n_best_size) if isinstance(p, _Prepared) else p
-        for p in prepared
-    ]
-
-
-def _merge(
-    prepared: _Prepared, outcome: Outcome, options: QuestionOptions, host_n_best_size: int | None
-) -> Answered | RequestError:
-    if isinstance(outcome, RequestError):
-        return outcome
-    decoded = outcome.decoded
-    if host_n_best_size is not None:
-        decoded = decode_on_host(prepared.windows, decoded, options.decode, host_n_best_size)
-    return Answered(
-        prediction=merge(prepared.context, prepared.windows, decoded, options.decode),
-        windows=len(prepared.windows),
-        queue_s=outcome.queue_s,
-        engine_s=outcome.engine_s,
-    )

@@ -8,21 +8,28 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from . import logs
-from .errors import SHUTTING_DOWN, RequestError, ShuttingDownError
+from .errors import SHUTTING_DOWN, OverloadedError, RequestError, ShuttingDownError
 from .metrics import Metrics
 
 END = object()
+
+# When to try again with a request that there was no room for, in seconds.
+INFLIGHT_DELAY_S = 0.5
 
 
 class Calls:
     """The calls of a server that are open, over all of its services."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, max_inflight_bytes: int) -> None:
         self._metrics = metrics
         self._draining = asyncio.Event()
         self._open_calls = 0
         self._idle = asyncio.Event()
+        self._max_inflight_bytes = max_inflight_bytes
+        self._inflight_bytes = 0
         metrics.open_calls.set_function(lambda: self._open_calls)
+        metrics.inflight_bytes.set_function(lambda: self._inflight_bytes)
+        metrics.inflight_limit_bytes.set(max_inflight_bytes)
 
     @property
     def draining(self) -> bool:
@@ -74,6 +81,24 @@ class Calls:
             self._open_calls -= 1
             if self._draining.is_set() and not self._open_calls:
                 self._idle.set()
+
+    @contextmanager
+    def holding(self, raw: bytes) -> Iterator[None]:
+        """Counts the bytes of a request as under way. Raises OverloadedError where there are too
+        many."""
+        size = len(raw)
+        if self._inflight_bytes + size > self._max_inflight_bytes:
+            self._metrics.rejections.labels("bytes").inc()
+            raise OverloadedError(
+                f"the requests under way hold {self._inflight_bytes} bytes, this one {size}, "
+                f"max_inflight_bytes is {self._max_inflight_bytes}; try again later",
+                retry_delay_s=INFLIGHT_DELAY_S,
+            )
+        self._inflight_bytes += size
+        try:
+            yield
+        finally:
+            self._inflight_bytes -= size
 
     async def next_message(self, raws: AsyncIterator[bytes]) -> bytes | object | None:
         """The next message of a stream; END at its end, None when the server is to stop."""

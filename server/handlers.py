@@ -19,6 +19,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from . import slices
 from .calls import Calls
 from .errors import InvalidRequestError, RequestError
 
@@ -26,8 +27,12 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[bytes, Message]
 Request = TypeVar("Request", bound=Message)
-Unary = Callable[[bytes, Context], Awaitable[Message]]
+# A method may give its response in bytes: a large one is serialized off the event loop.
+Unary = Callable[[bytes, Context], Awaitable[Message | bytes]]
 Stream = Callable[[AsyncIterator[bytes], Context], AsyncGenerator[Message]]
+
+# A message that takes some milliseconds to parse, in bytes.
+LONG = 1_000_000
 
 INTERNAL_ERROR = "internal error; the server's log has the reason"
 
@@ -51,9 +56,9 @@ def generic_handler(
 
 
 def _guarded(name: str, method: Unary, calls: Calls) -> Unary:
-    async def guarded(raw: bytes, context: Context) -> Message:
+    async def guarded(raw: bytes, context: Context) -> Message | bytes:
         try:
-            with calls.counted(name):
+            with calls.counted(name), calls.holding(raw):
                 return await method(raw, context)
         except Exception as error:
             await _abort(context, error)
@@ -99,6 +104,14 @@ def duration(seconds: float) -> Duration:
     return converted
 
 
+async def parse_any(kind: type[Request], raw: bytes) -> Request:
+    """`parse`, on a thread where the message is long: the event loop has its turns between two.
+    Raises InvalidRequestError."""
+    if len(raw) <= LONG:
+        return parse(kind, raw)
+    return await asyncio.get_running_loop().run_in_executor(slices.thread, parse, kind, raw)
+
+
 def parse(kind: type[Request], raw: bytes) -> Request:
     """Raises InvalidRequestError."""
     try:
@@ -109,8 +122,8 @@ def parse(kind: type[Request], raw: bytes) -> Request:
         ) from error
 
 
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
+def _serialize(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def deadline(context: Context) -> float | None:

@@ -27,6 +27,7 @@ from .handlers import (
     deadline,
     generic_handler,
     parse,
+    parse_any,
 )
 from .health import Health
 from .inference_request import INPUTS, InferRequest, parse_request
@@ -34,7 +35,9 @@ from .inference_response import OUTPUTS, add_outputs, requested_outputs
 from .model import Model
 from .models import Models
 from .settings import ServerSettings
+from .slices import in_slices
 from .streams import responses
+from .waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +108,8 @@ class InferenceProtocolService:
 
     async def model_infer(self, raw: bytes, context: Context) -> pb.ModelInferResponse:
         with self._calls.open():
-            return await self._infer(parse(pb.ModelInferRequest, raw), deadline(context))
+            request = await parse_any(pb.ModelInferRequest, raw)
+            return await self._infer(request, deadline(context))
 
     def model_stream_infer(
         self, raws: AsyncIterator[bytes], context: Context
@@ -120,7 +124,9 @@ class InferenceProtocolService:
         self, raw: bytes, deadline: float | None
     ) -> pb.ModelStreamInferResponse:
         try:
-            response = await self._infer(parse(pb.ModelInferRequest, raw), deadline)
+            with self._calls.holding(raw):
+                request = await parse_any(pb.ModelInferRequest, raw)
+                response = await self._infer(request, deadline)
         except RequestError as error:
             return pb.ModelStreamInferResponse(error_message=str(error))
         except Exception:
@@ -143,7 +149,14 @@ class InferenceProtocolService:
             model_name=NAME, model_version=model.version, id=request.id
         )
         raw = bool(request.raw_input_contents)
-        add_outputs(response, outputs, predictions, asked.columns, raw=raw)
+        # In one piece: columns are of all questions.
+        cost = len(predictions) * (asked.columns or 1) * len(outputs)
+        await in_slices(
+            lambda _: add_outputs(response, outputs, predictions, asked.columns, raw=raw),
+            [None],
+            lambda _: cost,
+            Waiting(deadline),
+        )
         return response
 
 

@@ -64,7 +64,7 @@ async def started(
 ) -> AsyncIterator[tuple[str, Models]]:
     """`running`, with the models that it serves. What was opened is closed, however it ends."""
     metrics = Metrics()
-    calls = Calls(metrics)
+    calls = Calls(metrics, settings.max_inflight_bytes)
     readiness = Health(SERVICES)
     is_warm = False
 
@@ -79,6 +79,11 @@ async def started(
                 tokenizer = read_tokenizer(bundle)
             except ValueError as error:
                 raise StartError(str(error)) from error
+            if settings.max_inflight_bytes < settings.max_message_bytes:
+                raise StartError(
+                    f"max_inflight_bytes ({settings.max_inflight_bytes}) must be at least "
+                    f"max_message_bytes ({settings.max_message_bytes})"
+                )
             security = make_security(settings, metrics)
             tracing = start_tracing()
             parts = Parts(bundle, engine, tokenizer)

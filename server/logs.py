@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .errors import RequestError
 
 if TYPE_CHECKING:
-    from .answerer import Answered
+    from .merging import Answered
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # What `extra=` adds to a record, under one name, so that it can't collide with a record's own.

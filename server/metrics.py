@@ -25,7 +25,7 @@ Metric = TypeVar("Metric", Counter, Histogram)
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RELOADED, RELOAD_FAILED = "ok", "failed"
-REJECTION_REASONS = ("queue", "deadline", "token", "rate")
+REJECTION_REASONS = ("queue", "deadline", "bytes", "token", "rate")
 WINDOWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -46,6 +46,12 @@ class Metrics:
         self.requests = self._counter("requests", "Calls that ended.", "method", "code")
         self.request_seconds = self._seconds("request_seconds", "How long calls took.", "method")
         self.open_calls = self._gauge("open_calls", "Calls under way.")
+        self.inflight_bytes = self._gauge(
+            "inflight_bytes", "Of the requests under way, as they came."
+        )
+        self.inflight_limit_bytes = self._gauge(
+            "inflight_limit_bytes", "Requests that would be over it together are refused."
+        )
         self.questions = self._counter("questions", "Questions that ended.", "code")
         self.null_answers = self._counter("null_answers", "Questions that have no answer.")
         self.rejections = self._counter("rejections", "Calls refused, by why.", "reason")

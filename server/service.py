@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from functools import partial
 
 import grpc
@@ -11,7 +11,6 @@ import grpc
 from electra_qa import __version__
 from electra_qa.rpc import electra_qa_pb2 as pb
 
-from .answerer import Answered
 from .calls import Calls
 from .errors import InvalidRequestError, RequestError
 from .handlers import (
@@ -22,12 +21,16 @@ from .handlers import (
     duration,
     generic_handler,
     parse,
+    parse_any,
 )
+from .merging import Answered
 from .model import Model
 from .models import Models
 from .options import QuestionOptions
 from .settings import ServerSettings
+from .slices import in_slices
 from .streams import responses
+from .waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +53,12 @@ class QuestionAnsweringService:
 
     async def answer(self, raw: bytes, context: Context) -> pb.AnswerResponse:
         with self._calls.open():
-            return await self._answer(parse(pb.AnswerRequest, raw), deadline(context))
+            return await self._answer(await parse_any(pb.AnswerRequest, raw), deadline(context))
 
-    async def answer_batch(self, raw: bytes, context: Context) -> pb.AnswerBatchResponse:
+    async def answer_batch(self, raw: bytes, context: Context) -> bytes:
         with self._calls.open():
-            request = parse(pb.AnswerBatchRequest, raw)
+            call_deadline = deadline(context)
+            request = await parse_any(pb.AnswerBatchRequest, raw)
             limit = self._settings.max_batch_questions
             if not 1 <= len(request.questions) <= limit:
                 raise InvalidRequestError(
@@ -66,9 +70,14 @@ class QuestionAnsweringService:
                     list(request.contexts),
                     [(question.question, question.context_index) for question in request.questions],
                     _options(request, model),
-                    deadline(context),
+                    call_deadline,
                 )
-            return pb.AnswerBatchResponse(results=[_result(one, model) for one in answered])
+            # Messages that are joined are one with the fields of all.
+            return b"".join(
+                await in_slices(
+                    partial(_serialized, model), answered, _cost, Waiting(call_deadline)
+                )
+            )
 
     def answer_stream(
         self, raws: AsyncIterator[bytes], context: Context
@@ -104,6 +113,8 @@ class QuestionAnsweringService:
                 max_message_bytes=settings.max_message_bytes,
                 max_queue_tokens=settings.max_queue_tokens,
                 max_windows=settings.max_windows,
+                max_response_bytes=settings.max_response_bytes,
+                max_inflight_bytes=settings.max_inflight_bytes,
             ),
             version=__version__,
             device=model.device,
@@ -119,9 +130,10 @@ class QuestionAnsweringService:
     async def _stream_response(self, raw: bytes, deadline: float | None) -> pb.AnswerStreamResponse:
         id_ = ""
         try:
-            request = parse(pb.AnswerStreamRequest, raw)
+            request = await parse_any(pb.AnswerStreamRequest, raw)
             id_ = request.id
-            response = await self._answer(request.request, deadline)
+            with self._calls.holding(raw):
+                response = await self._answer(request.request, deadline)
             return pb.AnswerStreamResponse(id=id_, result=pb.Result(response=response))
         except RequestError as error:
             return pb.AnswerStreamResponse(id=id_, result=_failure(error))
@@ -132,6 +144,17 @@ class QuestionAnsweringService:
 
 def _options(request: pb.AnswerRequest | pb.AnswerBatchRequest, model: Model) -> QuestionOptions:
     return model.options(request.options if request.HasField("options") else None)
+
+
+def _serialized(model: Model, answered: Sequence[Answered | RequestError]) -> bytes:
+    """As an AnswerBatchResponse."""
+    results = [_result(one, model) for one in answered]
+    return pb.AnswerBatchResponse(results=results).SerializeToString()
+
+
+def _cost(answered: Answered | RequestError) -> int:
+    """In units of `slices`: messages take as long as spans."""
+    return 3 if isinstance(answered, RequestError) else 3 + len(answered.prediction.answers)
 
 
 def _result(answered: Answered | RequestError, model: Model) -> pb.Result:

@@ -50,6 +50,17 @@ class ServerSettings:
         4_096, "Windows that one call is cut into, over all its questions.", minimum=1
     )
     max_message_bytes: int = setting(32 * 1024 * 1024, "Of one message, either way.", minimum=1024)
+    max_response_bytes: int = setting(
+        8 * 1024 * 1024,
+        "Of the answers to one call. A question whose answers don't fit fails by itself.",
+        minimum=1024,
+    )
+    max_inflight_bytes: int = setting(
+        256 * 1024 * 1024,
+        "Of all requests under way together, as they came. A call over it is refused with "
+        "RESOURCE_EXHAUSTED. At least max_message_bytes.",
+        minimum=1024,
+    )
     max_batch_tokens: int | None = setting(
         None,
         "The token budget of one run of the engine, padding included.  [default: what suits the "

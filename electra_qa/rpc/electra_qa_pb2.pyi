@@ -5,8 +5,9 @@ Extractive question answering: the contract between client and server.
 
 All character offsets count Unicode code points of the caller's own context, and a span is
 [start, end). Status codes: INVALID_ARGUMENT names the field and the limit;
-RESOURCE_EXHAUSTED that the queue is full, or too long for the call's deadline, with a
-google.rpc.RetryInfo among the status details (or that a message is over the size limit);
+RESOURCE_EXHAUSTED that the queue is full, or too long for the call's deadline, or that the
+requests under way hold too many bytes, with a google.rpc.RetryInfo among the status details (or
+that a message is over the size limit);
 UNAVAILABLE that the server is shutting down; DEADLINE_EXCEEDED that the call's deadline came
 first, or is sure to; INTERNAL that the engine failed; UNAUTHENTICATED that a valid bearer
 token is needed.
@@ -485,8 +486,8 @@ Global___BundleInfo: typing_extensions.TypeAlias = BundleInfo
 
 @typing.final
 class Limits(google.protobuf.message.Message):
-    """Over one of these a call fails with INVALID_ARGUMENT, over max_message_bytes and max_queue_tokens
-    with RESOURCE_EXHAUSTED.
+    """Over one of these a call fails with INVALID_ARGUMENT, over max_message_bytes, max_queue_tokens and
+    max_inflight_bytes with RESOURCE_EXHAUSTED.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -500,11 +501,13 @@ class Limits(google.protobuf.message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: builtins.int
     MAX_QUEUE_TOKENS_FIELD_NUMBER: builtins.int
     MAX_WINDOWS_FIELD_NUMBER: builtins.int
+    MAX_RESPONSE_BYTES_FIELD_NUMBER: builtins.int
+    MAX_INFLIGHT_BYTES_FIELD_NUMBER: builtins.int
     max_context_length: builtins.int
     """In code points."""
     max_question_length: builtins.int
     max_top_k: builtins.int
-    """For Options."""
+    """For Options, with any rules. An answer may be as long as a window."""
     max_answer_length: builtins.int
     max_seq_length: builtins.int
     max_batch_questions: builtins.int
@@ -517,6 +520,12 @@ class Limits(google.protobuf.message.Message):
     """
     max_windows: builtins.int
     """Windows that one call is cut into, over all its questions; INVALID_ARGUMENT over it."""
+    max_response_bytes: builtins.int
+    """Of the answers to one call. A question whose answers don't fit fails with INVALID_ARGUMENT."""
+    max_inflight_bytes: builtins.int
+    """Of the requests under way, over all calls. A call that is refused for it has a
+    google.rpc.RetryInfo among the status details.
+    """
     def __init__(
         self,
         *,
@@ -529,8 +538,10 @@ class Limits(google.protobuf.message.Message):
         max_message_bytes: builtins.int = ...,
         max_queue_tokens: builtins.int = ...,
         max_windows: builtins.int = ...,
+        max_response_bytes: builtins.int = ...,
+        max_inflight_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_answer_length", b"max_answer_length", "max_batch_questions", b"max_batch_questions", "max_context_length", b"max_context_length", "max_message_bytes", b"max_message_bytes", "max_question_length", b"max_question_length", "max_queue_tokens", b"max_queue_tokens", "max_seq_length", b"max_seq_length", "max_top_k", b"max_top_k", "max_windows", b"max_windows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_answer_length", b"max_answer_length", "max_batch_questions", b"max_batch_questions", "max_context_length", b"max_context_length", "max_inflight_bytes", b"max_inflight_bytes", "max_message_bytes", b"max_message_bytes", "max_question_length", b"max_question_length", "max_queue_tokens", b"max_queue_tokens", "max_response_bytes", b"max_response_bytes", "max_seq_length", b"max_seq_length", "max_top_k", b"max_top_k", "max_windows", b"max_windows"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
 

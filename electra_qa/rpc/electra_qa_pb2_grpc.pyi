@@ -5,8 +5,9 @@ Extractive question answering: the contract between client and server.
 
 All character offsets count Unicode code points of the caller's own context, and a span is
 [start, end). Status codes: INVALID_ARGUMENT names the field and the limit;
-RESOURCE_EXHAUSTED that the queue is full, or too long for the call's deadline, with a
-google.rpc.RetryInfo among the status details (or that a message is over the size limit);
+RESOURCE_EXHAUSTED that the queue is full, or too long for the call's deadline, or that the
+requests under way hold too many bytes, with a google.rpc.RetryInfo among the status details (or
+that a message is over the size limit);
 UNAVAILABLE that the server is shutting down; DEADLINE_EXCEEDED that the call's deadline came
 first, or is sure to; INTERNAL that the engine failed; UNAUTHENTICATED that a valid bearer
 token is needed.

@@ -1,0 +1,124 @@
+"""From what the engine gave back to answers, within what a response may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from electra_qa.host_decode import decode_on_host
+from electra_qa.spans import DecodeOptions, Prediction, TooMuchTextError, merge, utf8_bytes
+from electra_qa.tokenization import TokenizedContext
+from electra_qa.windows import Window
+
+from .batcher import Outcome
+from .errors import InvalidRequestError, RequestError
+
+# What an answer, and a question without its answers, takes of a response at most, in bytes. A
+# failure and its message are a question's as well.
+ANSWER_BYTES = 64
+QUESTION_BYTES = 192
+
+# In units of `slices`, measured: a window that the host decodes, and so many characters of a text.
+HOST_WINDOW = 700
+TEXT_CHARACTERS = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of a question, and what it spent in the queue and in the engine, in seconds."""
+
+    prediction: Prediction
+    windows: int
+    queue_s: float
+    engine_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A question that can be answered."""
+
+    context: TokenizedContext
+    windows: list[Window]
+
+
+# A question, and what the engine made of it; or twice the error of one that never came there.
+Pair = tuple[Prepared | RequestError, Outcome]
+
+
+class Merging:
+    """Of one call.
+
+    on_host: whether the request goes past what the graph decodes.
+    max_bytes: of the response.
+    questions: how many the call has.
+    check: raises where nobody waits for the answers.
+    """
+
+    def __init__(
+        self,
+        options: DecodeOptions,
+        n_best_size: int,
+        *,
+        on_host: bool,
+        max_bytes: int,
+        questions: int,
+        check: Callable[[], None],
+    ) -> None:
+        self._options = options
+        self._n_best_size = n_best_size
+        self._on_host = on_host
+        self._max_bytes = max_bytes
+        self._room = max_bytes - questions * QUESTION_BYTES
+        self._check = check
+
+    def cost(self, pair: Pair) -> int:
+        """In units of `slices`, at most."""
+        prepared, _ = pair
+        if isinstance(prepared, RequestError):
+            return 1
+        windows = len(prepared.windows)
+        spans = 1
+        if self._options.top_k > 1 or self._on_host:
+            spans = windows * max(self._n_best_size, self._options.spans_of_a_window)
+        text = spans * (len(prepared.context.text) // TEXT_CHARACTERS)
+        return windows * (1 + self._on_host * HOST_WINDOW) + spans + text
+
+    def merge(self, pairs: Sequence[Pair]) -> list[Answered | RequestError]:
+        """Raises what `check` raises."""
+        return [self._merge(prepared, outcome) for prepared, outcome in pairs]
+
+    def _merge(
+        self, prepared: Prepared | RequestError, outcome: Outcome
+    ) -> Answered | RequestError:
+        if isinstance(prepared, RequestError):
+            return prepared
+        if isinstance(outcome, RequestError):
+            return outcome
+        windows, decoded, options = prepared.windows, outcome.decoded, self._options
+        if self._on_host:
+            decoded = decode_on_host(windows, decoded, options, self._n_best_size, self._check)
+        try:
+            prediction = merge(
+                prepared.context,
+                windows,
+                decoded,
+                options,
+                max_text_bytes=self._room,
+                check=self._check,
+            )
+            self._take_room(prediction)
+        except TooMuchTextError:
+            return self._too_much()
+        return Answered(prediction, len(windows), outcome.queue_s, outcome.engine_s)
+
+    def _take_room(self, prediction: Prediction) -> None:
+        taken = sum(utf8_bytes(answer.text) + ANSWER_BYTES for answer in prediction.answers)
+        if taken > self._room:
+            raise TooMuchTextError
+        self._room -= taken
+
+    def _too_much(self) -> InvalidRequestError:
+        return InvalidRequestError(
+            f"the answers of the call hold more than {self._max_bytes} bytes (max_response_bytes): "
+            "ask fewer questions at a time, or for fewer answers (options.top_k)"
+        )
