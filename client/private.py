@@ -6,7 +6,7 @@ from pathlib import Path
 
 from electra_qa.private import ServerProcess, ServerProcessError
 
-from .errors import PrivateServerError
+from .errors import ClosedError, PrivateServerError
 
 
 class PrivateServer(ServerProcess):
@@ -16,8 +16,8 @@ class PrivateServer(ServerProcess):
     device: "cpu" or "gpu".
 
     It is up when the constructor returns, and stops when it is closed, collected, or when this
-    process ends in whatever way: it watches a pipe. Raises PrivateServerError with the server's own
-    message where it does not come up.
+    process ends in whatever way: it watches a pipe. A forked child may ask it, and ends and closes
+    without it. Raises PrivateServerError with the server's own message where it does not come up.
     """
 
     def __init__(self, bundle: Path | str | None = None, *, device: str = "cpu") -> None:
@@ -26,3 +26,11 @@ class PrivateServer(ServerProcess):
             super().__init__(bundle, device=device, arguments=["--warm-up-lengths", "none"])
         except ServerProcessError as error:
             raise PrivateServerError(str(error)) from None
+
+    @property
+    def address(self) -> str:
+        """Raises ClosedError once it is closed."""
+        try:
+            return super().address
+        except ServerProcessError as error:
+            raise ClosedError(str(error)) from None
