@@ -14,6 +14,7 @@ import click
 import grpc
 import numpy as np
 from click.core import ParameterSource
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -339,7 +340,7 @@ def _server(
     """The address of a server that is ready, and the URL of its figures."""
     if address is not None:
         with credentials.open_channel(address, ()) as channel:
-            if not becomes_healthy(channel, wait_s):
+            if not becomes_healthy(HealthStub(channel), wait_s):
                 raise click.ClickException(f"the server at {address} is shutting down")
         yield address, metrics_url
         return

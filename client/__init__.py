@@ -6,6 +6,7 @@ from electra_qa.spans import Answer
 from .aio import AsyncClient
 from .client import Client
 from .errors import (
+    ClosedError,
     DeadlineExceededError,
     ElectraQAError,
     InternalError,
@@ -23,6 +24,7 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "Client",
+    "ClosedError",
     "CredentialsError",
     "DeadlineExceededError",
     "ElectraQAError",

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, Unpack
+from typing import NoReturn, Self, Unpack
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from electra_qa.credentials import Credentials, Tls
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import DEFAULT_TIMEOUT_S, OPTIONS
-from .errors import ResourceExhaustedError, UnavailableError, from_rpc, wait_before_retry
+from .channel import channel_options
+from .errors import (
+    ClosedError,
+    ElectraQAError,
+    ResourceExhaustedError,
+    UnavailableError,
+    from_rpc,
+    wait_before_retry,
+)
 from .messages import (
     Options,
     Outcome,
@@ -30,11 +40,15 @@ from .messages import (
     result,
     stream_messages,
 )
+from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
+
+BatchCall = grpc.aio.UnaryUnaryCall[pb.AnswerBatchRequest, pb.AnswerBatchResponse]
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same methods, awaited. Make it inside a running event loop.
+    """`Client` for asyncio: the same methods, awaited. Make it inside a running event loop, and use
+    it in that one only.
 
     Cancelling a call takes its question out of the server's queue.
     """
@@ -43,19 +57,25 @@ class AsyncClient:
         self,
         address: str,
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
         token: str | None = None,
         insecure: bool = False,
     ) -> None:
-        credentials = Credentials(tls, token, insecure)
+        seconds_of(timeout)
         self.address = address
         self.timeout = timeout
-        self._channel = credentials.open_async_channel(address, OPTIONS)
+        self._loop = _running_loop()
+        self._pid = os.getpid()
+        self._closed = False
+        credentials = Credentials(tls, token, insecure)
         self._metadata = credentials.metadata
+        self._channel = credentials.open_async_channel(address, channel_options())
         self._stub = QuestionAnsweringStub(self._channel)
+        self._health = HealthStub(self._channel)
 
     async def __aenter__(self) -> Self:
+        self._check()
         return self
 
     async def __aexit__(
@@ -66,35 +86,72 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        await self._channel.close()
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an AsyncClient is a connection and can't be pickled: make one in each process"
+        )
 
-    def _timeout(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+    async def close(self) -> None:
+        """Calls that are under way raise ClosedError."""
+        if self._pid != os.getpid():
+            self._closed = True  # a forked child: the connection is its parent's
+        if not self._closed:
+            self._check()
+            self._closed = True
+            await self._channel.close()
+
+    def _check(self) -> None:
+        """Raises ElectraQAError where it can't be used, and ClosedError."""
+        if self._closed:
+            raise _closed()
+        if self._pid != os.getpid():
+            raise ElectraQAError("this AsyncClient is of the parent process: make one in each")
+        if self._loop is not _running_loop():
+            raise ElectraQAError(
+                "this AsyncClient was made in another event loop: make one in each"
+            )
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """What gRPC raises, as errors of ours."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise _closed() if self._closed else from_rpc(error) from None
+        except (asyncio.CancelledError, grpc.aio.UsageError):
+            # Closing cancels the calls, not those who wait for them.
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise _closed() from None
+            raise
+
+    def _seconds(self, timeout: float | None) -> float:
+        return seconds_of(timeout, self.timeout)
 
     async def wait_until_ready(self, timeout: float | None = None) -> None:
         """See `Client.wait_until_ready`."""
-        watch = health_pb2_grpc.HealthStub(self._channel).Watch(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=self._timeout(timeout)
+        self._check()
+        seconds = grpc_timeout(self._seconds(timeout))
+        watch = self._health.Watch(
+            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=seconds
         )
         try:
-            async for response in watch:
-                if response.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
-            raise UnavailableError("the server ended its health watch")
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+            with self._failures():
+                async for response in watch:
+                    if response.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
         finally:
             watch.cancel()
+        raise UnavailableError("the server ended its health watch")
 
     async def info(self, *, timeout: float | None = None) -> pb.GetInfoResponse:
         """See `Client.info`."""
-        try:
+        self._check()
+        seconds = grpc_timeout(self._seconds(timeout))
+        with self._failures():
             return await self._stub.GetInfo(
-                pb.GetInfoRequest(), timeout=self._timeout(timeout), metadata=self._metadata
+                pb.GetInfoRequest(), timeout=seconds, metadata=self._metadata
             )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
 
     async def answer(
         self,
@@ -105,15 +162,14 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> Result:
         """See `Client.answer`."""
+        self._check()
         request = request_message(question, context, options)
-        try:
-            return result(
-                await self._stub.Answer(
-                    request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
-                )
+        seconds = grpc_timeout(self._seconds(timeout))
+        with self._failures():
+            response = await self._stub.Answer(
+                request, timeout=seconds, metadata=with_trace(self._metadata)
             )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+        return result(response)
 
     async def answer_batch(
         self,
@@ -124,12 +180,8 @@ class AsyncClient:
     ) -> list[Outcome]:
         """See `Client.answer_batch`."""
         request = batch_message(questions, options)
-        try:
-            response = await self._stub.AnswerBatch(
-                request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
-            )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+        with self._failures():
+            response = await self._begin(request, self._seconds(timeout))
         return [outcome(message) for message in response.results]
 
     async def answer_many(
@@ -143,30 +195,41 @@ class AsyncClient:
     ) -> AsyncIterator[Outcome]:
         """See `Client.answer_many`."""
         check_sizes(batch_size, concurrency)
-        pending: deque[asyncio.Task[list[Outcome]]] = deque()
+        seconds = self._seconds(timeout)
+        pending: deque[tuple[pb.AnswerBatchRequest, BatchCall]] = deque()
         try:
             for batch in batches(questions, batch_size):
                 if len(pending) == concurrency:
-                    for one in await pending.popleft():
+                    for one in await self._outcomes(*pending.popleft(), seconds):
                         yield one
-                pending.append(asyncio.create_task(self._answer_patiently(batch, timeout, options)))
+                request = batch_message(batch, options)
+                pending.append((request, self._begin(request, seconds)))
             while pending:
-                for one in await pending.popleft():
+                for one in await self._outcomes(*pending.popleft(), seconds):
                     yield one
         finally:
-            for task in pending:
-                task.cancel()
+            for _, call in pending:
+                call.cancel()
 
-    async def _answer_patiently(
-        self, batch: Sequence[tuple[str, str]], timeout: float | None, options: Options
+    def _begin(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
+        self._check()
+        with self._failures():
+            return self._stub.AnswerBatch(
+                request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
+            )
+
+    async def _outcomes(
+        self, request: pb.AnswerBatchRequest, call: BatchCall, seconds: float
     ) -> list[Outcome]:
         clock = asyncio.get_running_loop().time
-        give_up = clock() + self._timeout(timeout)
+        give_up = clock() + seconds
         while True:
             try:
-                return await self.answer_batch(batch, timeout=timeout, **options)
+                with self._failures():
+                    return [outcome(message) for message in (await call).results]
             except ResourceExhaustedError as failure:
                 await asyncio.sleep(wait_before_retry(failure, give_up - clock()))
+            call = self._begin(request, seconds)
 
     async def answer_stream(
         self,
@@ -177,28 +240,49 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[str, Outcome]]:
         """See `Client.answer_stream`; the questions come from an asynchronous iterable."""
         options_message(options)
-        errors: list[Exception] = []
+        self._check()
+        seconds = grpc_timeout(seconds_of(timeout))
+        errors: list[BaseException] = []
 
         async def requests() -> AsyncIterator[pb.AnswerStreamRequest]:
             try:
                 async for question in questions:
                     for message in stream_messages([question], options):
                         yield message
-            except Exception as error:
+            except (asyncio.CancelledError, GeneratorExit):  # the call ended
+                raise
+            except BaseException as error:  # gRPC drops them all
                 errors.append(error)
                 raise
 
         call = self._stub.AnswerStream(
-            requests(), timeout=timeout, metadata=with_trace(self._metadata)
+            requests(), timeout=seconds, metadata=with_trace(self._metadata)
         )
+        responses = aiter(call)
         try:
-            async for response in call:
+            while True:
+                try:
+                    with self._failures():
+                        response = await anext(responses)
+                except StopAsyncIteration:
+                    return
+                except (ElectraQAError, asyncio.CancelledError):
+                    if errors:
+                        raise errors[0] from None
+                    raise
                 yield response.id, outcome(response.result)
-        except (grpc.RpcError, asyncio.CancelledError) as error:
-            if errors:
-                raise errors[0] from None
-            if isinstance(error, grpc.RpcError):
-                raise from_rpc(error) from None
-            raise
         finally:
             call.cancel()
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the client is closed")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ElectraQAError(
+            "an AsyncClient is made and used inside a running event loop"
+        ) from None

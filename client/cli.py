@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 from google.protobuf.json_format import MessageToDict
@@ -29,6 +29,7 @@ from electra_qa.engines import EngineError, EngineSettings, load_engine
 from electra_qa.model_options import ModelChoice
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
 from electra_qa.squad_files import SquadFile
+from electra_qa.terminal import as_json as json_text
 from electra_qa.versions import installed_versions
 
 from .errors import ElectraQAError
@@ -53,7 +54,7 @@ def reported() -> Iterator[None]:
 @click.argument("question")
 @click.option("--context", help="The text to look in.")
 @click.option(
-    "--context-file", type=click.File(encoding="utf-8"), help="A file with it; - for stdin."
+    "--context-file", type=click.File("rb"), help="A file with it, in UTF-8; - for stdin."
 )
 @click.option("--top-k", type=int, default=1, show_default=True, help="How many answers to show.")
 @click.option("--max-answer-length", type=int, help="In tokens.")
@@ -63,7 +64,7 @@ def reported() -> Iterator[None]:
 def ask(
     question: str,
     context: str | None,
-    context_file: Any,
+    context_file: BinaryIO | None,
     top_k: int,
     max_answer_length: int | None,
     null_score_diff_threshold: float | None,
@@ -71,9 +72,12 @@ def ask(
     server: ServerChoice,
 ) -> None:
     """Ask one QUESTION about a text."""
-    if (context is None) == (context_file is None):
+    if context is not None and context_file is None:
+        text = context
+    elif context_file is not None and context is None:
+        text = _text_of(context_file)
+    else:
         raise click.UsageError("set one of --context and --context-file")
-    text = context if context is not None else context_file.read()
     options: Options = {"top_k": top_k}
     if max_answer_length is not None:
         options["max_answer_length"] = max_answer_length
@@ -82,9 +86,19 @@ def ask(
     with reported(), server.connect() as client:
         result = client.answer(question, text, **options)
     if as_json:
-        click.echo(json.dumps({"text": result.text} | asdict(result), ensure_ascii=False))
+        click.echo(json_text({"text": result.text} | asdict(result)))
     else:
         _show(Console(), text, result)
+
+
+def _text_of(file: BinaryIO) -> str:
+    """Every byte of it: answers say where they are in the file, whatever ends its lines."""
+    try:
+        return file.read().decode()
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{file.name} is not UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise click.ClickException(f"{file.name} can't be read: {error.strerror}") from error
 
 
 def _show(console: Console, context: str, result: Result) -> None:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, Unpack
+from typing import NoReturn, Self, Unpack
 
 import grpc
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from electra_qa.credentials import Credentials, Tls
 from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import DEFAULT_TIMEOUT_S, OPTIONS
-from .errors import UnavailableError, from_rpc, wait_before_retry
+from .channel import channel_options
+from .errors import (
+    ClosedError,
+    ElectraQAError,
+    ResourceExhaustedError,
+    UnavailableError,
+    from_rpc,
+    wait_before_retry,
+)
 from .messages import (
     Options,
     Outcome,
@@ -30,40 +40,57 @@ from .messages import (
     result,
     stream_messages,
 )
+from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
+
+# Connections of a parent, in its forked child: closing one there could wait for ever.
+_of_the_parent: list[_Connection] = []
+
+
+class _Connection:
+    """A channel and what calls through it, of one process."""
+
+    def __init__(self, address: str, credentials: Credentials) -> None:
+        self.channel = credentials.open_channel(address, channel_options())
+        self.questions = QuestionAnsweringStub(self.channel)
+        self.health = HealthStub(self.channel)
+        self.pid = os.getpid()
 
 
 class Client:
     """Asks a server. Safe to share between threads; close it, or use it in a `with` block.
 
     address: host:port, or unix:/path.
-    timeout: of a call that does not have its own, in seconds.
+    timeout: of a call that does not have its own, in seconds; None or infinity for none.
     tls: None for plain text.
     token: a bearer token, sent with every call. It goes to another machine in plain text only with
         `insecure`.
 
     Making one raises CredentialsError where TLS or the token can't be used.
 
-    Every method raises `ElectraQAError`s, and takes the options of `Options` by name.
+    Every method raises `ElectraQAError`s, `ClosedError` once it is closed, and takes the options of
+    `Options` by name. A forked child may use its parent's, with a connection of its own.
     """
 
     def __init__(
         self,
         address: str,
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
         token: str | None = None,
         insecure: bool = False,
     ) -> None:
-        credentials = Credentials(tls, token, insecure)
+        seconds_of(timeout)
         self.address = address
         self.timeout = timeout
-        self._channel = credentials.open_channel(address, OPTIONS)
-        self._metadata = credentials.metadata
-        self._stub = QuestionAnsweringStub(self._channel)
+        self._credentials = Credentials(tls, token, insecure)
+        self._metadata = self._credentials.metadata
+        self._connection = _Connection(address, self._credentials)
+        self._closed = False
 
     def __enter__(self) -> Self:
+        self._open()
         return self
 
     def __exit__(
@@ -74,28 +101,55 @@ class Client:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        self._channel.close()
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Client is a connection and can't be pickled: make one in each process")
 
-    def _timeout(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
+    def close(self) -> None:
+        """Calls that are under way raise ClosedError."""
+        self._closed = True
+        if self._connection.pid == os.getpid():
+            self._connection.channel.close()
+
+    def _open(self) -> _Connection:
+        """The connection of this process. Raises ClosedError."""
+        if self._closed:
+            raise _closed()
+        if self._connection.pid != os.getpid():
+            _of_the_parent.append(self._connection)
+            self._connection = _Connection(self.address, self._credentials)
+        return self._connection
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """What gRPC raises, as errors of ours."""
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise _closed() if self._closed else from_rpc(error) from None
+        except (ValueError, grpc.FutureCancelledError):
+            # Another thread closed it just before the call was made.
+            if self._closed:
+                raise _closed() from None
+            raise
+
+    def _seconds(self, timeout: float | None) -> float:
+        return seconds_of(timeout, self.timeout)
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Return once the server's health is SERVING. Raises DeadlineExceededError."""
-        try:
-            if not becomes_healthy(self._channel, self._timeout(timeout)):
-                raise UnavailableError("the server ended its health watch")
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+        seconds = grpc_timeout(self._seconds(timeout))
+        with self._failures():
+            if becomes_healthy(self._open().health, seconds):
+                return
+        raise UnavailableError("the server ended its health watch")
 
     def info(self, *, timeout: float | None = None) -> pb.GetInfoResponse:
         """The model that answers, its defaults, and the limits of the server."""
-        try:
-            return self._stub.GetInfo(
-                pb.GetInfoRequest(), timeout=self._timeout(timeout), metadata=self._metadata
+        seconds = grpc_timeout(self._seconds(timeout))
+        with self._failures():
+            return self._open().questions.GetInfo(
+                pb.GetInfoRequest(), timeout=seconds, metadata=self._metadata
             )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
 
     def answer(
         self,
@@ -107,14 +161,12 @@ class Client:
     ) -> Result:
         """Ask one question about one context."""
         request = request_message(question, context, options)
-        try:
-            return result(
-                self._stub.Answer(
-                    request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
-                )
+        seconds = grpc_timeout(self._seconds(timeout))
+        with self._failures():
+            response = self._open().questions.Answer(
+                request, timeout=seconds, metadata=with_trace(self._metadata)
             )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
+        return result(response)
 
     def answer_batch(
         self,
@@ -128,12 +180,11 @@ class Client:
         A question that failed has its error in the list, in its place.
         """
         request = batch_message(questions, options)
-        try:
-            response = self._stub.AnswerBatch(
-                request, timeout=self._timeout(timeout), metadata=with_trace(self._metadata)
+        seconds = grpc_timeout(self._seconds(timeout))
+        with self._failures():
+            response = self._open().questions.AnswerBatch(
+                request, timeout=seconds, metadata=with_trace(self._metadata)
             )
-        except grpc.RpcError as error:
-            raise from_rpc(error) from None
         return [outcome(message) for message in response.results]
 
     def answer_many(
@@ -153,26 +204,42 @@ class Client:
         place; a batch that failed as a whole raises.
         """
         check_sizes(batch_size, concurrency)
-        seconds = self._timeout(timeout)
+        seconds = self._seconds(timeout)
         pending: deque[tuple[pb.AnswerBatchRequest, grpc.Future[pb.AnswerBatchResponse]]] = deque()
         try:
             for batch in batches(questions, batch_size):
                 if len(pending) == concurrency:
                     yield from self._outcomes(*pending.popleft(), seconds)
                 request = batch_message(batch, options)
-                pending.append(
-                    (
-                        request,
-                        self._stub.AnswerBatch.future(
-                            request, timeout=seconds, metadata=with_trace(self._metadata)
-                        ),
-                    )
-                )
+                pending.append((request, self._begin(request, seconds)))
             while pending:
                 yield from self._outcomes(*pending.popleft(), seconds)
         finally:
             for _, call in pending:
                 call.cancel()
+
+    def _begin(
+        self, request: pb.AnswerBatchRequest, seconds: float
+    ) -> grpc.Future[pb.AnswerBatchResponse]:
+        with self._failures():
+            return self._open().questions.AnswerBatch.future(
+                request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
+            )
+
+    def _outcomes(
+        self,
+        request: pb.AnswerBatchRequest,
+        call: grpc.Future[pb.AnswerBatchResponse],
+        seconds: float,
+    ) -> list[Outcome]:
+        give_up = time.monotonic() + seconds
+        while True:
+            try:
+                with self._failures():
+                    return [outcome(message) for message in call.result().results]
+            except ResourceExhaustedError as failure:
+                time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
+            call = self._begin(request, seconds)
 
     def answer_stream(
         self,
@@ -187,49 +254,48 @@ class Client:
         What `questions` raises is raised here.
         """
         options_message(options)
+        seconds = grpc_timeout(seconds_of(timeout))
         source = _Source(questions, options)
-        call = self._stub.AnswerStream(
-            iter(source), timeout=timeout, metadata=with_trace(self._metadata)
-        )
+        with self._failures():
+            call = self._open().questions.AnswerStream(
+                source, timeout=seconds, metadata=with_trace(self._metadata)
+            )
         try:
-            for response in call:
+            while True:
+                try:
+                    with self._failures():
+                        response = next(call)
+                except StopIteration:
+                    return
+                except ElectraQAError:
+                    if source.error is not None:
+                        raise source.error from None
+                    raise
                 yield response.id, outcome(response.result)
-        except grpc.RpcError as error:
-            if source.error is not None:
-                raise source.error from None
-            raise from_rpc(error) from None
         finally:
             call.cancel()
-
-    def _outcomes(
-        self,
-        request: pb.AnswerBatchRequest,
-        call: grpc.Future[pb.AnswerBatchResponse],
-        seconds: float,
-    ) -> list[Outcome]:
-        give_up = time.monotonic() + seconds
-        while True:
-            try:
-                return [outcome(message) for message in call.result().results]
-            except grpc.RpcError as error:
-                failure = from_rpc(error)
-            time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
-            call = self._stub.AnswerBatch.future(
-                request, timeout=seconds, metadata=with_trace(self._metadata)
-            )
 
 
 class _Source:
     """Requests for gRPC, which reads them on a thread of its own and drops what they raise."""
 
     def __init__(self, questions: Iterable[tuple[str, tuple[str, str]]], options: Options) -> None:
-        self._questions = questions
-        self._options = options
-        self.error: Exception | None = None
+        self._messages = stream_messages(questions, options)
+        self.error: BaseException | None = None
 
-    def __iter__(self) -> Iterator[pb.AnswerStreamRequest]:
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> pb.AnswerStreamRequest:
         try:
-            yield from stream_messages(self._questions, self._options)
-        except Exception as error:
-            self.error = error
+            return next(self._messages)
+        except StopIteration:
             raise
+        except BaseException as error:
+            self.error = error
+            # Of others than these gRPC's thread would die, and the call never end.
+            raise RuntimeError("the questions ended with an error") from error
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the client is closed")

@@ -56,6 +56,10 @@ class InternalError(ElectraQAError):
     """The server failed on the question; its log has the reason."""
 
 
+class ClosedError(ElectraQAError, RuntimeError):
+    """The client or the private server was closed, before the call or while it was under way."""
+
+
 class PrivateServerError(ElectraQAError):
     """The server that the client starts for itself did not come up."""
 

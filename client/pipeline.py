@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, NoReturn, Self, TypedDict
 
 from electra_qa.credentials import Credentials, Tls
 from electra_qa.models import Precision
@@ -156,7 +156,11 @@ class QuestionAnsweringPipeline:
         )
 
     def __enter__(self) -> Self:
+        self._client.__enter__()  # raises where it is closed
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a pipeline is a connection and can't be pickled: make one in each process")
 
     def __exit__(
         self,

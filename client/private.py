@@ -7,7 +7,7 @@ from pathlib import Path
 from electra_qa.models import ModelError, Precision, bundle_for
 from electra_qa.private import ServerProcess, ServerProcessError
 
-from .errors import PrivateServerError
+from .errors import ClosedError, PrivateServerError
 
 
 class PrivateServer(ServerProcess):
@@ -20,8 +20,9 @@ class PrivateServer(ServerProcess):
     device: "cpu" or "gpu".
 
     It is up when the constructor returns, and stops when it is closed, collected, or when this
-    process ends in whatever way: it watches a pipe. Raises PrivateServerError with the build's or
-    the server's own message where it does not come up.
+    process ends in whatever way: it watches a pipe. A forked child may ask it, and ends and closes
+    without it. Raises PrivateServerError with the build's or the server's own message where it does
+    not come up.
     """
 
     def __init__(
@@ -52,3 +53,11 @@ class PrivateServer(ServerProcess):
             super().__init__(bundle, device=device, arguments=["--warm-up-lengths", "none"])
         except (ModelError, ServerProcessError) as error:
             raise PrivateServerError(str(error)) from None
+
+    @property
+    def address(self) -> str:
+        """Raises ClosedError once it is closed."""
+        try:
+            return super().address
+        except ServerProcessError as error:
+            raise ClosedError(str(error)) from None

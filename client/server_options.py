@@ -16,6 +16,7 @@ from electra_qa.model_options import ModelChoice, model_options
 
 from .client import Client
 from .private import PrivateServer
+from .timeouts import Seconds
 
 Command = Callable[..., Any]
 
@@ -99,7 +100,7 @@ def server_options(name: str = "address") -> Callable[[Command], Command]:
             ),
             click.option(
                 "--wait",
-                type=click.FloatRange(min=0),
+                type=Seconds(min=0),
                 default=0.0,
                 help=f"Seconds to wait for the server at --{name} to be ready.",
             ),

@@ -8,6 +8,7 @@ import click
 
 from . import __version__
 from .configuration import configured
+from .terminal import tolerate_any_encoding
 
 # Where each command is. A module is imported when its command is used or its help is asked for, so
 # that `electra-qa ask` imports neither the server nor the build.
@@ -86,3 +87,4 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Extractive question answering: an ELECTRA model finds the answer in a text, or that there is
     none."""
+    tolerate_any_encoding()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,15 +13,23 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from .channels import RECONNECT
 from .configuration import PREFIX
 
 START_TIMEOUT_S = 900.0  # a GPU's first start compiles for minutes
 STOP_TIMEOUT_S = 40.0  # more than the server's own drain timeout
+
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103  # bytes, see unix(7)
+# What means something else in gRPC's addresses.
+_NOT_IN_ADDRESSES = re.compile(r"[%#?,]")
+
+# The ends of the pipes that private servers of this process watch.
+_pipes: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
 
 class ServerProcessError(Exception):
@@ -34,8 +44,8 @@ class ServerProcess:
     arguments: more of `electra-qa serve`.
 
     It is up when the constructor returns, and stops when it is closed, collected, or when this
-    process ends in whatever way: it watches a pipe. Raises ServerProcessError where it does not
-    come up.
+    process ends in whatever way: it watches a pipe. A forked child may ask it, and ends and closes
+    without it. Raises ServerProcessError where it does not come up.
     """
 
     def __init__(
@@ -45,39 +55,53 @@ class ServerProcess:
         device: str = "cpu",
         arguments: Sequence[str] = (),
     ) -> None:
-        folder = tempfile.TemporaryDirectory(prefix="electra-qa-")
-        log = Path(folder.name) / "log"
-        self.address = f"unix:{Path(folder.name) / 'socket'}"
+        folder = _make_folder()
+        log = folder / "log"
+        self._address = f"unix:{folder / 'socket'}"
         # -P: a file of the caller's that is named like a module must not be taken for it.
-        command = [sys.executable, "-P", "-m", "electra_qa", "serve", "--until-stdin-closes"]
-        command += ["--address", self.address, "--log-level", "warning"]
+        command = [sys.executable, "-P", "-m", "electra_qa", "serve"]
+        command += ["--until-stdin-closes", "--then-remove", str(folder)]
+        command += ["--address", self._address, "--log-level", "warning"]
         command += ["--device", device]
         if bundle is not None:
             command += ["--bundle", str(bundle)]
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [*command, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                # What is set for servers that others reach is not for this one.
-                env={k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
-            )
-        self.close = weakref.finalize(self, _stop, process, folder)
+        try:
+            with log.open("wb") as stderr:
+                process = subprocess.Popen(
+                    [*command, *arguments],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    # What is set for servers that others reach is not for this one.
+                    env={k: v for k, v in os.environ.items() if not k.startswith(PREFIX)},
+                )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        _pipes.add(process)
+        self.close = weakref.finalize(self, _stop, process, folder, os.getpid())
         try:
             self._wait(process, log)
         except BaseException:
             self.close()
             raise
 
+    @property
+    def address(self) -> str:
+        """Raises ServerProcessError once it is closed."""
+        if not self.close.alive:
+            raise ServerProcessError("the private server is closed")
+        return self._address
+
     def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
         give_up = time.monotonic() + START_TIMEOUT_S
-        with grpc.insecure_channel(self.address) as channel:
+        with grpc.insecure_channel(self._address, RECONNECT) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
             while True:
                 if process.poll() is not None:
                     raise ServerProcessError(_last_words(log))
                 try:
-                    if becomes_healthy(channel, timeout_s=0.5):
+                    if becomes_healthy(health, timeout_s=0.5):
                         return
                 except grpc.RpcError:
                     if time.monotonic() > give_up:
@@ -86,7 +110,11 @@ class ServerProcess:
                         ) from None
 
     def __enter__(self) -> Self:
+        self.address  # noqa: B018  raises where it is closed
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is a process of its maker's: it can't be pickled")
 
     def __exit__(
         self,
@@ -97,21 +125,46 @@ class ServerProcess:
         self.close()
 
 
-def becomes_healthy(channel: grpc.Channel, timeout_s: float) -> bool:
+def becomes_healthy(health: health_pb2_grpc.HealthStub, timeout_s: float | None) -> bool:
     """Wait until the server's health is SERVING; False where it ends the watch before.
+
+    health: made while its channel was open; with one that is closed, making it ends the process.
 
     Raises grpc.RpcError, with DEADLINE_EXCEEDED where `timeout_s` seconds were not enough.
     """
-    watch = health_pb2_grpc.HealthStub(channel).Watch(
-        health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=timeout_s
-    )
+    watch = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=timeout_s)
     try:
         return any(r.status == health_pb2.HealthCheckResponse.SERVING for r in watch)
     finally:
         watch.cancel()
 
 
-def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str]) -> None:
+def _make_folder() -> Path:
+    """A new folder, for a socket and a log. Raises ServerProcessError where no socket can be."""
+    try:
+        # Not a TemporaryDirectory, which a forked child removes at its end.
+        folder = Path(tempfile.mkdtemp(prefix="electra-qa-"))
+    except OSError as error:
+        raise ServerProcessError(f"no folder for temporary files (TMPDIR): {error}") from error
+    socket = folder / "socket"
+    length = len(os.fsencode(socket))
+    unfit = _NOT_IN_ADDRESSES.search(str(socket))
+    if length <= LONGEST_SOCKET and unfit is None:
+        return folder
+    folder.rmdir()
+    if unfit is not None:
+        raise ServerProcessError(
+            f"TMPDIR has a {unfit.group()!r}, which no Unix socket's address can have: {socket}"
+        )
+    raise ServerProcessError(
+        f"TMPDIR is too long for a Unix socket: {socket} has {length} bytes, the system takes "
+        f"{LONGEST_SOCKET}"
+    )
+
+
+def _stop(process: subprocess.Popen[bytes], folder: Path, maker: int) -> None:
+    if os.getpid() != maker:  # a forked child, at its end
+        return
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -119,7 +172,19 @@ def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    folder.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _let_go() -> None:
+    """In a forked child: while it held the pipes too, no server would see them close."""
+    for process in _pipes:
+        if process.stdin is not None:
+            process.stdin.close()
+    _pipes.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _last_words(log: Path) -> str:

@@ -85,7 +85,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SquadError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
+        raise SquadError(f"{path.name} is not UTF-8 (byte {error.start})") from error
+    except (ValueError, RecursionError) as error:
         raise SquadError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise SquadError(f"{path.name} holds no JSON object")

@@ -6,6 +6,8 @@ import asyncio
 import functools
 import logging
 import os
+import select
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -64,6 +66,7 @@ SWITCH_INTERVAL_S = 0.001
 )
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
+@click.option("--then-remove", type=click.Path(path_type=Path), hidden=True)
 @click.option(
     "--log-level",
     default="info",
@@ -88,6 +91,7 @@ def serve(
     threads: int | None,
     streams: int | None,
     until_stdin_closes: bool,
+    then_remove: Path | None,
     log_level: str,
     log_format: Literal["text", "json"],
     log_text: bool,
@@ -113,6 +117,10 @@ def serve(
         asyncio.run(_serve(*loading(), chosen, loading, until_stdin_closes))
     except (BundleError, EngineError, StartError) as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        if then_remove is not None and _stdin_is_closed():
+            # Whoever made it for this server may have been killed.
+            shutil.rmtree(then_remove, ignore_errors=True)
 
 
 def find_and_load(choice: ModelChoice, settings: EngineSettings) -> tuple[Bundle, Engine]:
@@ -154,6 +162,11 @@ async def _serve(
         )
 
     await serve_until(stop, hangup, bundle, engine, settings, load, ready)
+
+
+def _stdin_is_closed() -> bool:
+    readable, _, _ = select.select([sys.stdin], [], [], 0)
+    return bool(readable) and not os.read(sys.stdin.fileno(), 1024)
 
 
 def _stop_at_end_of_stdin(stop: asyncio.Event) -> None:

@@ -188,7 +188,7 @@ def test_a_file_of_another_shape_is_named(tmp_path: Path, content: str, message:
 
 def test_a_file_that_is_not_text_or_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "squad.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(SquadError, match=r"squad.json is not JSON"):
+    with pytest.raises(SquadError, match=r"squad.json is not UTF-8"):
         read_squad(tmp_path / "squad.json")
     with pytest.raises(SquadError, match=r"nowhere.json can't be read: No such file"):
         read_squad(tmp_path / "nowhere.json")
