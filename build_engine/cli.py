@@ -38,7 +38,8 @@ from .finetune.settings import FinetuneData, FinetuneSettings
     multiple=True,
     type=SquadFile(),
     help="A SQuAD file of training data to calibrate int8 on, or squad-v2-train for the official "
-    "one, downloaded and checked; may be given several times.",
+    "one, downloaded and checked; may be given several times.  "
+    "[default: a small set that is built in]",
 )
 @settings_options(BuildSettings)
 def build(
