@@ -30,7 +30,7 @@ from electra_qa.tokenization import SpecialTokens, Tokenizer
 from electra_qa.windows import WindowSettings
 
 from .accuracy import measure
-from .calibration import calibration_windows, observe
+from .calibration import BUILT_IN, calibration_windows, observe
 from .check import check_graph
 from .checkpoint import Checkpoint, load_checkpoint
 from .decode import MAX_PAIRS
@@ -79,8 +79,8 @@ class BuildSettings:
 
 @dataclass(frozen=True, slots=True)
 class BuildData:
-    """SQuAD files. calibration: what int8 is calibrated on. accuracy: what the bundle is measured
-    on. Neither may be the dev set that is reported."""
+    """SQuAD files. calibration: what int8 is calibrated on; none: the built-in calibration set.
+    accuracy: what the bundle is measured on. Neither may be the dev set that is reported."""
 
     calibration: tuple[Path, ...] = ()
     accuracy: Path | None = None
@@ -174,12 +174,15 @@ def _quantize(
     windows = settings.windows(checkpoint.special_tokens)
     try:
         drawn = calibration_windows(
-            data.calibration, tokenizer, windows, settings.calibration_windows
+            data.calibration or (BUILT_IN,), tokenizer, windows, settings.calibration_windows
         )
     except SquadError as error:
         raise BuildError(str(error)) from error
     if not drawn:
         raise BuildError("the calibration files hold no question")
+    names = ", ".join(file.name for file in data.calibration) or "the built-in calibration set"
+    drawn_from = f"{len(drawn)} windows of {names}"
+    console.print(f"Calibrating on {drawn_from}")
     with Progress(console=console) as progress:
         watching = progress.add_task("Calibrating", total=len(drawn))
         rounding = progress.add_task("Rounding", total=len(sites(checkpoint)))
@@ -187,8 +190,7 @@ def _quantize(
         linears = quantize(
             checkpoint, observed, QuantizationSettings(), lambda: progress.advance(rounding)
         )
-    files = ", ".join(file.name for file in data.calibration)
-    return linears, f"{len(drawn)} windows of {files}"
+    return linears, drawn_from
 
 
 def _float32_f1(
@@ -215,8 +217,6 @@ def _step(console: Console, what: str) -> Iterator[None]:
 
 def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> None:
     """Raises BuildError for settings that this checkpoint can't have."""
-    if settings.precision == "int8" and not data.calibration:
-        raise BuildError("int8 needs questions to calibrate on: --calibration SQUAD_FILE")
     if data.accuracy is not None and data.accuracy in data.calibration:
         raise BuildError(f"{data.accuracy.name}: calibrate on other data than it is measured on")
     if settings.max_f1_drop is not None and data.accuracy is None:

@@ -52,7 +52,8 @@ from .hub import with_revision
     multiple=True,
     type=SquadFile(),
     help="A SQuAD file of training data to calibrate int8 on, or squad-v2-train for the official "
-    "one, downloaded and checked; may be given several times.",
+    "one, downloaded and checked; may be given several times.  "
+    "[default: a small set that is built in]",
 )
 @settings_options(BuildSettings)
 @click.option(

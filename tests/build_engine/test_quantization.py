@@ -208,7 +208,6 @@ def test_embeddings_may_stay_in_float16(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--precision", "int8"), "int8 needs questions to calibrate on: --calibration"),
         (int8_options("--data", str(SMALL)), "calibrate on other data than it is measured on"),
         (("--max-f1-drop", "1"), "max_f1_drop needs questions to measure on"),
     ],
