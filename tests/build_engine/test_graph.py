@@ -21,6 +21,25 @@ Checkpoints = Callable[..., Path]
 N_BEST = 20
 MAX_ANSWER_LENGTH = 10
 
+# As microsoft/deberta-v3-*, with ranges that windows of 64 tokens leave.
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "position_buckets": 16,
+    "max_relative_positions": 40,
+    "pos_att_type": "p2c|c2p",
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+# As microsoft/deberta-v2-xlarge.
+DEBERTA_V2 = {
+    **DEBERTA_V3,
+    "max_relative_positions": -1,
+    "conv_kernel_size": 3,
+    "conv_act": "gelu",
+    "attention_head_size": 8,
+}
+
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("electra", {"hidden_act": "gelu"}),
     "electra, embeddings as wide as the rest": ("electra", {"embedding_size": 32}),
@@ -42,6 +61,29 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("albert", {}),
     "albert, groups": ("albert", {"num_hidden_layers": 3, "num_hidden_groups": 2}),
     "albert, embeddings as wide as the rest": ("albert", {"embedding_size": 32}),
+    "deberta-v2, Transformers' defaults": ("deberta-v2", {}),
+    "deberta-v2, segments": ("deberta-v2", {"type_vocab_size": 2, "pos_att_type": ["c2p"]}),
+    "deberta-v2, as xlarge": ("deberta-v2", DEBERTA_V2),
+    "deberta-v2, a wider convolution": (
+        "deberta-v2",
+        DEBERTA_V2 | {"conv_kernel_size": 5, "conv_groups": 4, "conv_act": "tanh"},
+    ),
+    "deberta-v3": ("deberta-v2", DEBERTA_V3),
+    "deberta-v3, narrow embeddings": ("deberta-v2", DEBERTA_V3 | {"embedding_size": 16}),
+    "deberta-v3, positions": ("deberta-v2", DEBERTA_V3 | {"position_biased_input": True}),
+    "deberta-v3, keys of their own": ("deberta-v2", DEBERTA_V3 | {"share_att_key": False}),
+    "deberta-v3, c2p": ("deberta-v2", DEBERTA_V3 | {"pos_att_type": ["c2p"]}),
+    "deberta-v3, p2c, keys of its own": (
+        "deberta-v2",
+        DEBERTA_V3 | {"pos_att_type": ["p2c"], "share_att_key": False},
+    ),
+    "deberta-v3, neither": ("deberta-v2", DEBERTA_V3 | {"pos_att_type": None}),
+    "deberta-v3, no buckets": ("deberta-v2", DEBERTA_V3 | {"position_buckets": -1}),
+    "deberta-v3, all distances": (
+        "deberta-v2",
+        DEBERTA_V3 | {"position_buckets": -1, "max_relative_positions": -1},
+    ),
+    "deberta-v3, no norm": ("deberta-v2", DEBERTA_V3 | {"norm_rel_ebd": "none"}),
 }
 
 
