@@ -135,6 +135,10 @@ class Writer:
 
     def layer_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:
         """Of a float32 sum; the result has the type that the graph computes in."""
-        scale, bias = (self.full_weight(f"{name}.{part}") for part in ("weight", "bias"))
+        scale = self.full_weight(f"{name}.weight")
+        if f"{name}.bias" in self.weights:
+            bias = self.full_weight(f"{name}.bias")
+        else:
+            bias = self.constant("bias", np.zeros(self.weights[f"{name}.weight"].shape, np.float32))
         y = self.op.LayerNormalization(x, scale, bias, axis=-1, epsilon=epsilon)
         return self.narrow(y)
