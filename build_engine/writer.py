@@ -50,6 +50,10 @@ class Writer:
     def full(self, x: ir.Value) -> ir.Value:
         return self.op.Cast(x, to=ir.DataType.FLOAT) if self._half else x
 
+    def narrow(self, x: ir.Value) -> ir.Value:
+        """From float32 to the type that the graph computes in."""
+        return self.op.Cast(x, to=ir.DataType.FLOAT16) if self._half else x
+
     def weight(self, name: str, *, transpose: bool = False) -> ir.Value:
         """In the type that the graph computes in."""
         if not self._half:
@@ -131,6 +135,10 @@ class Writer:
 
     def layer_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:
         """Of a float32 sum; the result has the type that the graph computes in."""
-        scale, bias = (self.full_weight(f"{name}.{part}") for part in ("weight", "bias"))
+        scale = self.full_weight(f"{name}.weight")
+        if f"{name}.bias" in self.weights:
+            bias = self.full_weight(f"{name}.bias")
+        else:
+            bias = self.constant("bias", np.zeros(self.weights[f"{name}.weight"].shape, np.float32))
         y = self.op.LayerNormalization(x, scale, bias, axis=-1, epsilon=epsilon)
-        return self.op.Cast(y, to=ir.DataType.FLOAT16) if self._half else y
+        return self.narrow(y)

@@ -21,7 +21,10 @@ from ..config import Config
 from ..errors import BuildError
 from ..writer import Op, Weights, Writer
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+# Transformers has several names for the same function.
+GELU = ("gelu", "gelu_python")
+TANH_GELU = ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh")
+ACTIVATIONS = (*GELU, *TANH_GELU, "relu", "tanh")
 POSITIONS = "embeddings.position_embeddings.weight"
 SEGMENTS = "embeddings.token_type_embeddings.weight"
 
@@ -272,9 +275,9 @@ class Bert:
 
 def activation(op: Op, name: str, x: ir.Value) -> ir.Value:
     """One of `ACTIVATIONS`."""
-    if name == "relu":
-        return op.Relu(x)
-    return op.Gelu(x, approximate="none" if name == "gelu" else "tanh")
+    if name in GELU or name in TANH_GELU:
+        return op.Gelu(x, approximate="none" if name in GELU else "tanh")
+    return op.Relu(x) if name == "relu" else op.Tanh(x)
 
 
 def linear(name: str, inputs: int, outputs: int) -> dict[str, Shape]:

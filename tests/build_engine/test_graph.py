@@ -21,6 +21,34 @@ Checkpoints = Callable[..., Path]
 N_BEST = 20
 MAX_ANSWER_LENGTH = 10
 
+# As microsoft/deberta-v3-*, with ranges that windows of 64 tokens leave.
+DEBERTA_V3 = {
+    "relative_attention": True,
+    "position_buckets": 16,
+    "max_relative_positions": 40,
+    "pos_att_type": "p2c|c2p",
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+}
+# As microsoft/deberta-v2-xlarge.
+DEBERTA_V2 = {
+    **DEBERTA_V3,
+    "max_relative_positions": -1,
+    "conv_kernel_size": 3,
+    "conv_act": "gelu",
+    "attention_head_size": 8,
+}
+# As answerdotai/ModernBERT-base, with a neighbourhood that windows of 64 tokens leave.
+MODERNBERT = {
+    "num_hidden_layers": 3,
+    "pad_token_id": 0,
+    "local_attention": 12,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 1000.0,
+    "local_rope_theta": 50.0,
+}
+
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": ("electra", {"hidden_act": "gelu"}),
     "electra, embeddings as wide as the rest": ("electra", {"embedding_size": 32}),
@@ -40,8 +68,53 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mpnet": ("mpnet", {}),
     "mpnet, a larger table": ("mpnet", {"relative_attention_num_buckets": 40}),
     "albert": ("albert", {}),
-    "albert, groups": ("albert", {"num_hidden_layers": 3, "num_hidden_groups": 2}),
+    "albert, groups": ("albert", {"num_hidden_layers": 4, "num_hidden_groups": 2}),
     "albert, embeddings as wide as the rest": ("albert", {"embedding_size": 32}),
+    "deberta-v2, Transformers' defaults": ("deberta-v2", {}),
+    "deberta-v2, segments": ("deberta-v2", {"type_vocab_size": 2, "pos_att_type": ["c2p"]}),
+    "deberta-v2, as xlarge": ("deberta-v2", DEBERTA_V2),
+    "deberta-v2, a wider convolution": (
+        "deberta-v2",
+        DEBERTA_V2 | {"conv_kernel_size": 5, "conv_groups": 4, "conv_act": "tanh"},
+    ),
+    "deberta-v3": ("deberta-v2", DEBERTA_V3),
+    "deberta-v3, narrow embeddings": ("deberta-v2", DEBERTA_V3 | {"embedding_size": 16}),
+    "deberta-v3, positions": ("deberta-v2", DEBERTA_V3 | {"position_biased_input": True}),
+    "deberta-v3, keys of their own": ("deberta-v2", DEBERTA_V3 | {"share_att_key": False}),
+    "deberta-v3, c2p": ("deberta-v2", DEBERTA_V3 | {"pos_att_type": ["c2p"]}),
+    "deberta-v3, p2c, keys of its own": (
+        "deberta-v2",
+        DEBERTA_V3 | {"pos_att_type": ["p2c"], "share_att_key": False},
+    ),
+    "deberta-v3, neither": ("deberta-v2", DEBERTA_V3 | {"pos_att_type": None}),
+    "deberta-v3, no buckets": ("deberta-v2", DEBERTA_V3 | {"position_buckets": -1}),
+    "deberta-v3, all distances": (
+        "deberta-v2",
+        DEBERTA_V3 | {"position_buckets": -1, "max_relative_positions": -1},
+    ),
+    "deberta-v3, no norm": ("deberta-v2", DEBERTA_V3 | {"norm_rel_ebd": "none"}),
+    "modernbert": ("modernbert", MODERNBERT),
+    "modernbert, biases": (
+        "modernbert",
+        MODERNBERT
+        | dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True),
+    ),
+    "modernbert, other activations": (
+        "modernbert",
+        MODERNBERT | {"hidden_activation": "gelu_new", "classifier_activation": "relu"},
+    ),
+    "modernbert, layers by name": (
+        "modernbert",
+        MODERNBERT
+        | {
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 500.0, "rope_type": "default"},
+                "sliding_attention": {"rope_theta": 20.0, "rope_type": "default"},
+            },
+        },
+    ),
+    "modernbert, all layers full": ("modernbert", MODERNBERT | {"global_attn_every_n_layers": 1}),
 }
 
 
