@@ -63,6 +63,13 @@ $(VENV)/.dev: pyproject.toml
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@
 
+# The last Transformers that had the pipeline, which ours is compared with.
+$(VENV)-pipeline/.done:
+	test -x $(VENV)-pipeline/bin/python || $(PYTHON) -m venv $(VENV)-pipeline
+	$(VENV)-pipeline/bin/pip install --quiet $(TORCH)
+	$(VENV)-pipeline/bin/pip install --quiet 'transformers==5.2.*'
+	touch $@
+
 $(VENV)-proto/.done:
 	$(PYTHON) -m venv $(VENV)-proto
 	$(VENV)-proto/bin/pip install --quiet grpcio-tools==1.76.0 mypy-protobuf==3.7.0

@@ -6,10 +6,12 @@ Transformers 5.3 and later don't have it, so the two run in different environmen
     python benchmarks/scripts/pipeline_parity.py write \
         --checkpoint FOLDER --data SQUAD_FILE --output theirs.json
 
+(--checkpoint may be given several times.)
+
     pip install 'electra-qa[build]'
     electra-qa build --checkpoint FOLDER --output bundle
     python benchmarks/scripts/pipeline_parity.py compare \
-        --bundle bundle --data SQUAD_FILE --theirs theirs.json
+        --checkpoint FOLDER --bundle bundle --data SQUAD_FILE --theirs theirs.json
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import argparse
 import json
 from pathlib import Path
 from typing import Any
+
+Answer = dict[str, Any]
 
 QUESTIONS = 200
 # Each way of calling, on every question. The third cuts SQuAD's paragraphs into several windows.
@@ -44,7 +48,7 @@ def read_questions(path: Path) -> list[dict[str, str]]:
     return questions[:: len(questions) // QUESTIONS][:QUESTIONS]
 
 
-def answer_all(pipe: Any, questions: list[dict[str, str]]) -> dict[str, list[list[Any]]]:
+def answer_all(pipe: Any, questions: list[dict[str, str]]) -> dict[str, list[list[Answer]]]:
     answers = {}
     for name, options in CALLS.items():
         results = [pipe(**question, **options) for question in questions]
@@ -64,14 +68,22 @@ def _tokenizer(checkpoint: Path) -> Any:
     )
 
 
-def write(checkpoint: str, data: Path, output: Path) -> None:
+def write(checkpoints: list[Path], data: Path, output: Path) -> None:
+    questions = read_questions(data)
+    answers = {folder.name: _their_answers(folder, questions) for folder in checkpoints}
+    output.write_text(json.dumps(answers), encoding="utf-8")
+
+
+def _their_answers(
+    checkpoint: Path, questions: list[dict[str, str]]
+) -> dict[str, list[list[Answer]]]:
     import transformers
 
     # Without a dtype it computes in the checkpoint's own, float16 here, down to the scores.
     pipe = transformers.pipeline(
         "question-answering",
-        model=checkpoint,
-        tokenizer=_tokenizer(Path(checkpoint)),
+        model=str(checkpoint),
+        tokenizer=_tokenizer(checkpoint),
         dtype="float32",
     )
     # It gives the model what the tokenizer names: segments where there are such.
@@ -79,51 +91,59 @@ def write(checkpoint: str, data: Path, output: Path) -> None:
     if pipe.model.config.model_type in SEGMENTS:
         names.append("token_type_ids")
     pipe.tokenizer.model_input_names = names
-    answers = answer_all(pipe, read_questions(data))
-    output.write_text(json.dumps(answers), encoding="utf-8")
+    return answer_all(pipe, questions)
 
 
-def compare(bundle: str, data: Path, theirs: Path) -> None:
+def compare(checkpoint: Path, bundle: str, data: Path, theirs: Path) -> None:
     from electra_qa.client import pipeline
 
     with pipeline("question-answering", bundle=bundle) as pipe:
         ours = answer_all(pipe, read_questions(data))
-    for name, expected in json.loads(theirs.read_text(encoding="utf-8")).items():
-        same = 0
-        largest = 0.0
-        different = []
-        for mine, other in zip(ours[name], expected, strict=True):
-            if [(a["answer"], a["start"], a["end"]) for a in mine] == [
-                (a["answer"], a["start"], a["end"]) for a in other
-            ]:
-                same += 1
-                difference = max(
-                    abs(a["score"] - b["score"]) for a, b in zip(mine, other, strict=True)
-                )
-                largest = max(largest, difference)
-            else:
-                different.append((mine, other))
-        print(f"{name}: {same} of {len(expected)} the same, scores within {largest:.1e}")
+    expected = json.loads(theirs.read_text(encoding="utf-8"))[checkpoint.name]
+    for name, calls in expected.items():
+        pairs = list(zip(ours[name], calls, strict=True))
+        different = [(mine, other) for mine, other in pairs if not same(mine, other)]
+        largest = max(
+            (
+                abs(a["score"] - b["score"])
+                for mine, other in pairs
+                if (mine, other) not in different
+                for a, b in zip(mine, other, strict=True)
+            ),
+            default=0.0,
+        )
+        print(
+            f"{name}: {len(pairs) - len(different)} of {len(pairs)} the same, "
+            f"scores within {largest:.1e}"
+        )
         for mine, other in different[:5]:
             print("  ours:  ", mine, "\n  theirs:", other)
+
+
+def same(mine: list[Answer], other: list[Answer]) -> bool:
+    """Whether two results are the same answers in the same order, whatever their scores."""
+    return [(a["answer"], a["start"], a["end"]) for a in mine] == [
+        (a["answer"], a["start"], a["end"]) for a in other
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
     writing = commands.add_parser("write")
-    writing.add_argument("--checkpoint", required=True)
+    writing.add_argument("--checkpoint", type=Path, action="append", required=True)
     writing.add_argument("--data", type=Path, required=True)
     writing.add_argument("--output", type=Path, required=True)
     comparing = commands.add_parser("compare")
+    comparing.add_argument("--checkpoint", type=Path, required=True)
     comparing.add_argument("--bundle", required=True)
     comparing.add_argument("--data", type=Path, required=True)
     comparing.add_argument("--theirs", type=Path, required=True)
-    arguments = parser.parse_args()
-    if arguments.command == "write":
-        write(arguments.checkpoint, arguments.data, arguments.output)
+    given = parser.parse_args()
+    if given.command == "write":
+        write(given.checkpoint, given.data, given.output)
     else:
-        compare(arguments.bundle, arguments.data, arguments.theirs)
+        compare(given.checkpoint, given.bundle, given.data, given.theirs)
 
 
 if __name__ == "__main__":
