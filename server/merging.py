@@ -19,7 +19,7 @@ ANSWER_BYTES = 64
 QUESTION_BYTES = 192
 
 # In units of `slices`, measured: a window that the host decodes, and so many characters of a text.
-HOST_WINDOW = 700
+HOST_WINDOW = 250
 TEXT_CHARACTERS = 8_000
 
 

@@ -80,7 +80,7 @@ async def test_one_answer_over_the_limit_fails(serving: Serving, rules: Any) -> 
     [
         (CONTEXT * 3, 1_024, pb.Options(top_k=64)),
         (CONTEXT * 8, 64, pb.Options(top_k=100, max_answer_length=200)),
-        (CONTEXT * 8, 128, pb.Options(top_k=100, rules=pb.RULES_PIPELINE, align_to_words=True)),
+        (CONTEXT * 8, 512, pb.Options(top_k=100, rules=pb.RULES_PIPELINE, align_to_words=True)),
         ("a" + "\u0301" * 199_000, 128, pb.Options()),
     ],
     ids=["many answers", "decoded on the host", "pipeline", "marks"],
