@@ -26,7 +26,7 @@ from electra_qa.bundle import (
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import setting
 from electra_qa.squad import SquadError
-from electra_qa.tokenization import SpecialTokens, Tokenizer
+from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings
 
 from .accuracy import measure
@@ -39,6 +39,9 @@ from .graph import OPSET, build_graph
 from .quantization import QuantizationSettings, quantize, sites
 from .quantized import QuantizedLinear
 
+# That of `run_squad.py` and of Transformers' pipeline.
+MAX_SEQ_LENGTH = 384
+
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
@@ -47,7 +50,11 @@ class BuildSettings:
     defaults but that of n_best_size, which Transformers' pipeline needs to be larger."""
 
     precision: Literal["fp32", "fp16", "int8"] = setting("fp32", "Of the graph.")
-    max_seq_length: int = setting(384, "Of a window, in tokens.", minimum=8)
+    max_seq_length: int | None = setting(
+        None,
+        "Of a window, in tokens.  [default: 384, or the checkpoint's positions if it has fewer]",
+        minimum=8,
+    )
     doc_stride: int = setting(128, "How far one window starts behind the one before.", minimum=1)
     max_query_length: int = setting(64, "Of a question, in tokens.", minimum=1)
     max_answer_length: int = setting(30, "Of an answer, in tokens.", minimum=1)
@@ -67,13 +74,14 @@ class BuildSettings:
         None, "Fail where F1 on --data is lower than that of float32 by more than this, in percent."
     )
 
-    def windows(self, special_tokens: SpecialTokens) -> WindowSettings:
+    def windows(self, checkpoint: Checkpoint) -> WindowSettings:
         """Raises ValueError where no context would fit beside the longest question."""
+        positions = checkpoint.architecture.max_position_embeddings
         return WindowSettings(
-            self.max_seq_length,
+            self.max_seq_length or min(MAX_SEQ_LENGTH, positions),
             self.doc_stride,
             self.max_query_length,
-            special_tokens.separators + 2,
+            checkpoint.special_tokens.separators + 2,
         )
 
 
@@ -171,7 +179,7 @@ def _quantize(
 ) -> tuple[dict[str, QuantizedLinear], str]:
     """The int8 linear layers, and what they were calibrated on, for the manifest."""
     tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.special_tokens)
-    windows = settings.windows(checkpoint.special_tokens)
+    windows = settings.windows(checkpoint)
     try:
         drawn = calibration_windows(
             data.calibration or (BUILT_IN,), tokenizer, windows, settings.calibration_windows
@@ -222,7 +230,7 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
     if settings.max_f1_drop is not None and data.accuracy is None:
         raise BuildError("max_f1_drop needs questions to measure on: --data SQUAD_FILE")
     longest = checkpoint.architecture.max_position_embeddings
-    if settings.max_seq_length > longest:
+    if settings.max_seq_length is not None and settings.max_seq_length > longest:
         raise BuildError(
             f"max_seq_length must be at most {longest} (the checkpoint's max_position_embeddings), "
             f"got {settings.max_seq_length}"
@@ -239,7 +247,7 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
             f"{longest} tokens, got {settings.max_answer_length_limit}"
         )
     try:
-        settings.windows(checkpoint.special_tokens)
+        settings.windows(checkpoint)
         vocab_size = Tokenizer(checkpoint.tokenizer, checkpoint.special_tokens).vocab_size
     except ValueError as error:
         raise BuildError(str(error)) from error
@@ -263,7 +271,7 @@ def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str 
         architecture=dataclasses.asdict(checkpoint.architecture),
         precision=settings.precision,
         opset=OPSET,
-        max_seq_length=settings.max_seq_length,
+        max_seq_length=settings.windows(checkpoint).max_seq_length,
         doc_stride=settings.doc_stride,
         max_query_length=settings.max_query_length,
         max_answer_length=settings.max_answer_length,

@@ -95,7 +95,8 @@ class CallOptions:
         max_question_len = self.max_question_len
         if self.max_seq_len is not None:
             # Windows narrower than the longest question are fine for a shorter one.
-            max_question_len = max(1, min(max_question_len, self.max_seq_len - 4))
+            # Beside it there is a token of context, and four special ones in a RoBERTa.
+            max_question_len = max(1, min(max_question_len, self.max_seq_len - 5))
         overlap = self.doc_stride
         if overlap is None:
             overlap = min((self.max_seq_len or 384) // 2, 128)

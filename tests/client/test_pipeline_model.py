@@ -16,6 +16,8 @@ from electra_qa.cli import main
 from electra_qa.client import PrivateServer, PrivateServerError, pipeline
 from electra_qa.client.pipeline_arguments import bundle_precision, server_device
 
+from ..hub.server import HubRepository, LoopbackHub
+
 WHO, ROME = "Who founded Rome?", "Rome was founded by Romulus in 753 BC, says the legend."
 
 
@@ -43,6 +45,42 @@ def test_the_call_of_the_card(checkpoint: Path) -> None:
     QnA_pipeline.close()
     assert answer["answer"] == "A new strain of flu"
     assert (answer["start"], answer["end"]) == (0, 19)
+
+
+def test_the_call_of_the_card_with_the_hub(
+    hub: LoopbackHub,
+    hub_repository: Callable[[str], HubRepository],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in hub.environment(tmp_path / "hub").items():
+        monkeypatch.setenv(name, value)
+    hub.add(hub_repository("mrm8488/electra-base-finetuned-squadv2"))
+    context = "A new strain of flu that has the potential to become a pandemic has been identified."
+    # fmt: off
+    QnA_pipeline = pipeline('question-answering', model='mrm8488/electra-base-finetuned-squadv2')  # noqa: N806
+    answer = QnA_pipeline({
+        'context': context,
+        'question': "What has been discovered by scientists from China ?",
+    })
+    # fmt: on
+    QnA_pipeline.close()
+    assert answer["answer"] == context[answer["start"] : answer["end"]] != ""
+    assert 0 < answer["score"] < 1
+    # From then on it is there without the hub.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    name = "mrm8488/electra-base-finetuned-squadv2"
+    with pipeline("question-answering", model=name) as again:
+        assert again(question=WHO, context=ROME)["answer"]
+
+
+def test_a_hub_id_that_is_none_is_said(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in hub.environment(tmp_path / "hub").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PrivateServerError, match="missing, misspelled or private.*hf auth login"):
+        pipeline("question-answering", model="deepset/no-such-model")
 
 
 def test_the_answers_are_those_of_the_bundle_that_it_was_built_to(
