@@ -17,6 +17,8 @@ FIELDS = {
     "intermediate_size": "hidden_dim",
     "hidden_act": "activation",
 }
+# Of BERT's config; a DistilBERT heeds them nowhere.
+FOREIGN = ("intermediate_size", "hidden_act", "layer_norm_eps")
 NAMES = {
     "encoder.layer.": "transformer.layer.",
     "attention.self.query": "attention.q_lin",
@@ -37,10 +39,9 @@ class DistilBert(Bert):
     defaults: ClassVar[Mapping[str, Any]] = {**Bert.defaults, "num_hidden_layers": 6}
 
     def architecture(self, config: Config) -> Architecture:
-        renamed = {
-            ours: config.fields[name] for ours, name in FIELDS.items() if name in config.fields
-        }
-        return super().architecture(Config({**config.fields, **renamed}, self.defaults))
+        fields = {name: value for name, value in config.fields.items() if name not in FOREIGN}
+        renamed = {ours: fields[name] for ours, name in FIELDS.items() if name in fields}
+        return super().architecture(Config({**fields, **renamed}, config.defaults))
 
     def stored_name(self, name: str) -> str:
         for ours, theirs in NAMES.items():

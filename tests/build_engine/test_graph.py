@@ -68,7 +68,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mpnet": ("mpnet", {}),
     "mpnet, a larger table": ("mpnet", {"relative_attention_num_buckets": 40}),
     "albert": ("albert", {}),
-    "albert, groups": ("albert", {"num_hidden_layers": 4, "num_hidden_groups": 2}),
+    "albert, groups": (
+        "albert",
+        {"num_hidden_layers": 3, "num_hidden_groups": 2, "max_position_embeddings": 100},
+    ),
     "albert, embeddings as wide as the rest": ("albert", {"embedding_size": 32}),
     "deberta-v2, Transformers' defaults": ("deberta-v2", {}),
     "deberta-v2, segments": ("deberta-v2", {"type_vocab_size": 2, "pos_att_type": ["c2p"]}),
