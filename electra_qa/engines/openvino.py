@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from functools import cache
 
 import openvino
 
@@ -24,6 +25,17 @@ from . import (
 HALF_PRECISIONS = ("fp16", "int8")
 
 
+@cache
+def openvino_core() -> openvino.Core:
+    """The one `Core` of this process, held until its end. Nothing else may make one.
+
+    With the first, the CPU's plugin gives a signal stack (`sigaltstack`) to the thread that it is
+    loaded on, and frees that stack with the last. The thread goes on with what it was given: the
+    next signal that Python handles (it asks for that stack, by SA_ONSTACK) is a crash.
+    """
+    return openvino.Core()
+
+
 def precision_config(core: openvino.Core, bundle: Bundle) -> dict[str, str]:
     """What is computed in, apart from int8 layers: an option of `compile_model`."""
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -40,7 +52,7 @@ class OpenVINOEngine:
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
-        core = openvino.Core()
+        core = openvino_core()
         streams = settings.streams or cpu_streams(cpu_threads(settings))
         precision = precision_config(core, bundle)
         config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(streams)} | precision
