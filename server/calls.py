@@ -13,6 +13,10 @@ from .metrics import Metrics
 
 END = object()
 
+# When no late call has come for so long, in seconds, none is on its way; and how long it may take.
+QUIET_S = 0.05
+UNQUIET_S = 1.0
+
 
 class Calls:
     """The calls of a server that are open, over all of its services."""
@@ -22,6 +26,9 @@ class Calls:
         self._draining = asyncio.Event()
         self._open_calls = 0
         self._idle = asyncio.Event()
+        self._late_at = 0.0
+        self._leaving = False
+        self._left = asyncio.Event()
         metrics.open_calls.set_function(lambda: self._open_calls)
 
     @property
@@ -39,6 +46,28 @@ class Calls:
         except TimeoutError:
             return False
         return True
+
+    async def quiet(self) -> None:
+        """From now on late calls wait for `tell_late`; returns when no more of them come.
+
+        What is on its way when a gRPC server stops ends with CANCELLED, which clients don't try
+        again. A caller who waits sends nothing more, so after a moment nothing is on its way.
+        """
+        self._leaving = True
+        give_up = time.monotonic() + UNQUIET_S
+        self._late_at = time.monotonic()
+        while (left := min(self._late_at + QUIET_S, give_up) - time.monotonic()) > 0:
+            await asyncio.sleep(left)  # noqa: ASYNC110 (for a time, not an event)
+
+    def tell_late(self) -> None:
+        """Refuse the late calls that wait."""
+        self._left.set()
+
+    async def late(self) -> None:
+        """A call came while the server drains: returns when it is to be refused."""
+        self._late_at = time.monotonic()
+        if self._leaving:
+            await self._left.wait()
 
     @contextmanager
     def counted(self, method: str) -> Iterator[None]:

@@ -29,6 +29,7 @@ from .models import Load, Models, read_tokenizer, warm_up_lengths
 from .security import make_security
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
+from .threads import on_own_thread
 from .tracing import start_tracing
 from .warm_up import warm_up
 from .watched import watch
@@ -41,6 +42,7 @@ COMPRESSION = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.
 
 # After the last answer a health watcher may still hold its stream: it gets this long, in seconds.
 LAST_GRACE_S = 1.0
+GOODBYE_S = 0.1
 
 
 @asynccontextmanager
@@ -107,7 +109,7 @@ async def started(
         stack.callback(watching.cancel)
         stack.push_async_callback(_drain, server, calls, readiness, settings.drain_timeout_s)
         with models.current:  # a reload meanwhile waits before it closes the engine
-            await asyncio.to_thread(warm_up, engine, tokenizer, lengths)
+            await on_own_thread(warm_up, engine, tokenizer, lengths)
         is_warm = True
         await tell_health()
         yield address, models
@@ -116,19 +118,37 @@ async def started(
 async def serve_until(
     stop: asyncio.Event,
     hangup: asyncio.Event,
-    bundle: Bundle,
-    engine: Engine,
     settings: ServerSettings,
     load: Load,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[Bundle, Engine, str], None],
 ) -> None:
-    """Serve until `stop` is set, then drain; reload when `hangup` is. Raises StartError."""
-    async with started(bundle, engine, settings, load) as (address, models):
-        on_ready(address)
-        reloading = asyncio.create_task(_reload_at(hangup, models))
-        await stop.wait()
-        log.info("stopping: finishing what was accepted")
-        reloading.cancel()
+    """Load and serve until `stop` is set, then drain; reload when `hangup` is.
+
+    `stop` counts while the bundle loads and warms up as well, and ends that. Raises StartError,
+    and what `load` raises.
+    """
+    is_up = asyncio.Event()
+
+    async def serve() -> None:
+        bundle, engine = await on_own_thread(load)
+        async with started(bundle, engine, settings, load) as (address, models):
+            is_up.set()
+            on_ready(bundle, engine, address)
+            reloading = asyncio.create_task(_reload_at(hangup, models))
+            await stop.wait()
+            log.info("stopping: finishing what was accepted")
+            reloading.cancel()
+
+    serving = asyncio.create_task(serve())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not is_up.is_set():
+        serving.cancel()
+    try:
+        await serving
+    except asyncio.CancelledError:
+        log.info("stopped before it was ready")
 
 
 async def _reload_at(hangup: asyncio.Event, models: Models) -> None:
@@ -145,4 +165,10 @@ async def _drain(
     await readiness.drain()
     if not await calls.drain(timeout_s):
         log.warning("calls were still open after %g s (drain_timeout_s)", timeout_s)
-    await server.stop(LAST_GRACE_S)
+    await calls.quiet()
+    stopping = asyncio.create_task(server.stop(LAST_GRACE_S))
+    # Clients are told to send nothing more on this connection, and have to hear of it before those
+    # who wait are told to try again.
+    await asyncio.sleep(GOODBYE_S)
+    calls.tell_late()
+    await stopping

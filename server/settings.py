@@ -99,6 +99,12 @@ class ServerSettings:
         "unix:/PATH, or HOST:PORT with a loopback host, where `electra-qa reload` is answered. "
         "[default: nowhere]",
     )
+    reload_timeout_s: float = setting(
+        900.0,
+        "How long a reload may take until the new bundle is in force. Then it is given up, and the "
+        "next one may begin.",
+        minimum=1,
+    )
     max_connection_age_s: float | None = setting(
         None,
         "How long a connection is kept, give or take a tenth. Its calls end well; then the client "

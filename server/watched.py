@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .threads import on_own_thread
+
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
@@ -62,6 +64,6 @@ async def watch(files: Sequence[WatchedFiles]) -> None:
         await asyncio.sleep(INTERVAL_S)
         for watched in files:
             try:
-                await asyncio.to_thread(watched.load_if_changed)
+                await on_own_thread(watched.load_if_changed)
             except Exception:
                 log.exception("reading %s failed", watched.what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,15 +46,25 @@ class Server:
         self.process = process
         self._log = log
 
+    def logs(self, text: str, timeout_s: float = 60) -> None:
+        """Return once `text` is in the log."""
+        give_up = time.monotonic() + timeout_s
+        while text not in self.log:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < give_up, self.log
+            time.sleep(0.02)
+
     @property
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager
-def server(folder: Path, *arguments: str) -> Iterator[Server]:
+def server(folder: Path, *arguments: str, program: str | None = None) -> Iterator[Server]:
+    """program: Python to run instead of `-m electra_qa`."""
     log = folder / "log"
-    command = [sys.executable, "-m", "electra_qa", "serve", *arguments]
+    how = ["-m", "electra_qa"] if program is None else ["-c", program]
+    command = [sys.executable, *how, "serve", *arguments]
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr)
     try:

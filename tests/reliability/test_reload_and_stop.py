@@ -21,9 +21,7 @@ from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 from .conftest import server
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend. "
-QUESTIONS = [
-    (f"Who founded Rome in {n}?", CONTEXT * (1 + n % 4) + f"Not {n}.") for n in range(20)
-]
+QUESTIONS = [(f"Who founded Rome in {n}?", CONTEXT * (1 + n % 4) + f"Not {n}.") for n in range(20)]
 RELOADS = 6
 CALLERS = 12
 
