@@ -37,7 +37,7 @@ def predict(
     """Predictions by question id, with the bundle's defaults."""
     manifest = bundle.manifest
     return predict_with(
-        Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8")),
+        Tokenizer(bundle.read_tokenizer()),
         engine,
         questions,
         manifest.window_settings,

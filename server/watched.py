@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from electra_qa.files import MAX_TEXT_BYTES, read_regular
+
 from .threads import on_own_thread
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class WatchedFiles:
 
 def _content(path: str) -> bytes | None:
     try:
-        return Path(path).read_bytes()
+        return read_regular(Path(path), MAX_TEXT_BYTES)
     except OSError:
         return None
 

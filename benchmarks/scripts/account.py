@@ -141,7 +141,7 @@ def onnxruntime_profile(bundle: Bundle, batches: Sequence[WindowBatch]) -> Profi
 
     options.enable_profiling = True
     session = onnxruntime.InferenceSession(
-        without_saturation(bundle.graph_path).SerializeToString(), options
+        without_saturation(onnx.load(bundle.graph_path)).SerializeToString(), options
     )
     started = time.perf_counter()
     for batch in list(batches) * PASSES:

@@ -49,7 +49,7 @@ class Turn:
 
 
 def windows_of(bundle: Bundle, questions: Sequence[SquadQuestion]) -> list[Window]:
-    tokenizer = Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer(bundle.read_tokenizer())
     return [
         window
         for question in questions
