@@ -56,8 +56,9 @@ class Calls:
         self._leaving = True
         give_up = time.monotonic() + UNQUIET_S
         self._late_at = time.monotonic()
-        while (left := min(self._late_at + QUIET_S, give_up) - time.monotonic()) > 0:
-            await asyncio.sleep(left)  # noqa: ASYNC110 (for a time, not an event)
+        # For a time to pass, not for an event.
+        while (left := min(self._late_at + QUIET_S, give_up) - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left)
 
     def tell_late(self) -> None:
         """Refuse the late calls that wait."""

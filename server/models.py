@@ -16,6 +16,7 @@ from .metrics import RELOAD_FAILED, RELOADED, Metrics
 from .model import Model, Parts
 from .settings import ServerSettings
 from .threads import OwnThread, on_own_thread
+from .tokenizer_trial import try_tokenizer
 from .tracing import Tracing
 from .warm_up import parse_lengths, warm_up
 
@@ -142,7 +143,9 @@ class Models:
         except Exception as error:
             raise ReloadError("the bundle can't be loaded") from error
         try:
-            parts = Parts(bundle, engine, read_tokenizer(bundle))
+            content = bundle.read_tokenizer()
+            try_tokenizer(content)
+            parts = Parts(bundle, engine, Tokenizer(content))
             warm_up(engine, parts.tokenizer, warm_up_lengths(self._settings, bundle))
         except Exception as error:
             engine.close()
@@ -173,11 +176,6 @@ def _drop(loading: asyncio.Task[Parts]) -> None:
     """Of a load that was given up: free what it may bring after all."""
     if not loading.cancelled() and loading.exception() is None:
         OwnThread(target=loading.result().engine.close, daemon=True).start()
-
-
-def read_tokenizer(bundle: Bundle) -> Tokenizer:
-    """Raises ValueError where it is none."""
-    return Tokenizer(bundle.tokenizer_path.read_text(encoding="utf-8"))
 
 
 def warm_up_lengths(settings: ServerSettings, bundle: Bundle) -> list[int]:

@@ -18,11 +18,11 @@ from electra_qa.client import Client
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .conftest import server
+from .conftest import Server, server
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend. "
 QUESTIONS = [(f"Who founded Rome in {n}?", CONTEXT * (1 + n % 4) + f"Not {n}.") for n in range(20)]
-RELOADS = 6
+RELOADS = 4
 CALLERS = 12
 
 Answer = tuple[str, int, int]
@@ -46,6 +46,15 @@ def expected(bundle: Bundle, folder: Path) -> list[Answer]:
                 answer(stub.Answer(pb.AnswerRequest(question=question, context=context)))
                 for question, context in QUESTIONS
             ]
+
+
+def reload(serving: Server, admin: str, *, by_signal: bool) -> None:
+    if by_signal:
+        serving.process.send_signal(signal.SIGHUP)
+        return
+    command = [sys.executable, "-m", "electra_qa", "reload", "--address", admin]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def point_at(link: Path, folder: Path) -> None:
@@ -90,16 +99,6 @@ async def test_any_number_of_reloads_and_then_a_clean_end(
             if answer(response) != right[response.model_version][number % len(QUESTIONS)]:
                 wrong.append((number, response))
 
-    async def reload(by_signal: bool) -> None:
-        if by_signal:
-            serving.process.send_signal(signal.SIGHUP)
-            return
-        command = [sys.executable, "-m", "electra_qa", "reload", "--address", admin]
-        done = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stderr
-
     with server(tmp_path, *options) as serving:
         with Client(address) as client:
             await asyncio.to_thread(client.wait_until_ready, 60)
@@ -111,7 +110,8 @@ async def test_any_number_of_reloads_and_then_a_clean_end(
                 range(RELOADS), itertools.cycle([other_tiny_bundle, tiny_bundle]), strict=False
             ):
                 point_at(link, one.path)
-                await reload(by_signal=number % 2 == 0)
+                by_signal = number % 2 == 0
+                await asyncio.to_thread(reload, serving, admin, by_signal=by_signal)
                 async with asyncio.timeout(60):
                     while in_force != one.version:
                         assert serving.process.poll() is None, serving.log
