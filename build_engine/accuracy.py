@@ -37,9 +37,7 @@ def predict(
     """Predictions by question id, with the bundle's defaults."""
     manifest = bundle.manifest
     return predict_with(
-        Tokenizer(
-            bundle.tokenizer_path.read_text(encoding="utf-8"), bundle.manifest.special_tokens
-        ),
+        Tokenizer(bundle.read_tokenizer(), manifest.special_tokens),
         engine,
         questions,
         manifest.window_settings,

@@ -79,7 +79,7 @@ class BuildSettings:
         positions = checkpoint.architecture.max_position_embeddings
         return WindowSettings(
             self.max_seq_length or min(MAX_SEQ_LENGTH, positions),
-            self.doc_stride,
+            min(self.doc_stride, positions),
             self.max_query_length,
             checkpoint.special_tokens.separators + 2,
         )
@@ -264,6 +264,7 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
 
 def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str | None) -> Manifest:
     threshold = settings.null_score_diff_threshold
+    windows = settings.windows(checkpoint)
     return Manifest(
         format=FORMAT,
         source=checkpoint.source,
@@ -271,8 +272,8 @@ def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str 
         architecture=dataclasses.asdict(checkpoint.architecture),
         precision=settings.precision,
         opset=OPSET,
-        max_seq_length=settings.windows(checkpoint).max_seq_length,
-        doc_stride=settings.doc_stride,
+        max_seq_length=windows.max_seq_length,
+        doc_stride=windows.doc_stride,
         max_query_length=settings.max_query_length,
         max_answer_length=settings.max_answer_length,
         null_score_diff_threshold=(

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import openvino
 from onnx import TensorProto, helper
 
+from electra_qa.engines.openvino import openvino_core
 from electra_qa.squad import SquadQuestion, read_squad
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import Window, WindowBatch, WindowSettings, make_windows
@@ -56,8 +56,9 @@ def observe(
 ) -> dict[str, Observed]:
     """Run the float32 graph and watch the input of every site, by its first layer's name."""
     model, tensors = _watched(checkpoint)
-    request = openvino.compile_model(
-        openvino.Core().read_model(model.SerializeToString()),
+    core = openvino_core()
+    request = core.compile_model(
+        core.read_model(model.SerializeToString()),
         "CPU",
         {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"},
     ).create_infer_request()

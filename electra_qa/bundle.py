@@ -14,20 +14,25 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .files import open_regular, read_regular
 from .tokenization import SpecialTokens
 from .windows import WindowSettings
 
 FORMAT = 2
 PRECISIONS = ("fp32", "fp16", "int8")
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**20
+# Of any size in a manifest: far more than models have, and arrays of it can still be made.
+LARGEST = 2**16
 TOKENIZER = "tokenizer.json"
 
 
@@ -101,6 +106,10 @@ class Manifest:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} is not JSON: {error}") from error
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # a lone surrogate, as \ud800
+            raise BundleError(f"{MANIFEST} has a text that is not Unicode") from error
         if not isinstance(content, dict):
             raise BundleError(f"{MANIFEST} holds no JSON object")
         if content.get("format") != FORMAT:
@@ -126,21 +135,32 @@ class Manifest:
         """Raises BundleError, naming the field, where a value can't be served."""
         if self.precision not in PRECISIONS:
             raise BundleError(f"{MANIFEST}: precision must be one of {', '.join(PRECISIONS)}")
-        if math.isnan(self.null_score_diff_threshold):
-            raise BundleError(f"{MANIFEST}: null_score_diff_threshold must be a number, got NaN")
+        if not _is_number(self.null_score_diff_threshold):
+            raise BundleError(f"{MANIFEST}: null_score_diff_threshold must be a number")
         for name, highest in (
-            ("n_best_size", None),
+            ("opset", LARGEST),
+            ("n_best_size", LARGEST),
+            ("max_answer_length_limit", LARGEST),
+            ("max_seq_length_limit", LARGEST),
             ("max_answer_length", self.max_answer_length_limit),
             ("max_seq_length", self.max_seq_length_limit),
+            ("doc_stride", self.max_seq_length_limit),
             ("separators", 2),
         ):
             value = getattr(self, name)
-            if value < 1 or (highest is not None and value > highest):
+            if not 1 <= value <= highest:
                 raise BundleError(f"{MANIFEST}: {name} is out of range: {value}")
         try:
             self.window_settings  # noqa: B018
         except ValueError as error:
             raise BundleError(f"{MANIFEST}: {error}") from error
+
+
+def _is_number(value: float) -> bool:
+    try:
+        return not math.isnan(value)
+    except OverflowError:  # a whole number that no float comes near to
+        return False
 
 
 def _is_a(value: object, hint: Any) -> bool:
@@ -152,8 +172,28 @@ def _is_a(value: object, hint: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was when its sum was taken."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Seen:
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle on disk whose sums were right when it was loaded.
+
+    What is used of it later must be what was checked: `read` what fits into memory; where a library
+    opens a file by itself, ask `check_unchanged` afterwards.
 
     sha256: of the manifest, which names the sum of every other file: it stands for the whole.
     """
@@ -161,6 +201,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     sha256: str
+    _seen: Mapping[str, Seen] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def version(self) -> str:
@@ -174,6 +215,42 @@ class Bundle:
     @property
     def tokenizer_path(self) -> Path:
         return self.path / TOKENIZER
+
+    def read(self, name: str) -> bytes:
+        """The content of one of the manifest's files: its sum is taken of these very bytes.
+
+        Raises BundleError.
+        """
+        try:
+            with open_regular(self.path / name) as file:
+                content = file.read()
+            _compare(name, hashlib.sha256(content).hexdigest(), self.manifest.files[name])
+        except OSError as error:
+            raise BundleError(f"bundle {self.path}: {name}: {error.strerror}") from error
+        except BundleError as error:
+            raise BundleError(f"bundle {self.path}: {error}") from error
+        return content
+
+    def read_tokenizer(self) -> str:
+        """The content of `tokenizer.json`, by the same rule. Raises BundleError."""
+        try:
+            return self.read(TOKENIZER).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(f"bundle {self.path}: {TOKENIZER} is not UTF-8") from error
+
+    def check_unchanged(self, names: Iterable[str]) -> None:
+        """Whether files are those whose sums `load_bundle` has taken, by their times and numbers.
+
+        Whoever can set the machine's clock can deceive it; a file that is written to, or that
+        takes the place of another, is noticed. Raises BundleError.
+        """
+        for name in names:
+            try:
+                unchanged = Seen.of((self.path / name).stat()) == self._seen[name]
+            except OSError as error:
+                raise BundleError(f"bundle {self.path}: {name}: {error.strerror}") from error
+            if not unchanged:
+                raise BundleError(f"bundle {self.path}: {name} changed while it was loaded")
 
 
 def graph_name(precision: str) -> str:
@@ -189,13 +266,12 @@ def load_bundle(path: Path) -> Bundle:
     """Load a bundle and check every sum. Raises BundleError, naming the file, where one is off."""
     manifest_path = path / MANIFEST
     try:
-        raw = manifest_path.read_bytes()
+        raw = read_regular(manifest_path, MAX_MANIFEST_BYTES)
     except OSError as error:
         raise BundleError(f"no bundle at {path}: {MANIFEST}: {error.strerror}") from error
     try:
         manifest = Manifest.from_json(raw.decode("utf-8"))
-        for name, expected in manifest.files.items():
-            _check(path, name, expected)
+        seen = {name: _check(path, name, sha256) for name, sha256 in manifest.files.items()}
     except UnicodeDecodeError as error:
         raise BundleError(f"bundle {path}: {MANIFEST} is not UTF-8") from error
     except BundleError as error:
@@ -203,18 +279,25 @@ def load_bundle(path: Path) -> Bundle:
     for name in (graph_name(manifest.precision), TOKENIZER):
         if name not in manifest.files:
             raise BundleError(f"bundle {path}: {MANIFEST} names no {name}")
-    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest(), seen)
 
 
-def _check(folder: Path, name: str, expected: str) -> None:
+def _check(folder: Path, name: str, expected: str) -> Seen:
     if Path(name).name != name or name in ("", ".", ".."):
         raise BundleError(f"{MANIFEST} names {name!r}, which is not a file's name")
     try:
-        actual = sha256_of(folder / name)
+        with open_regular(folder / name) as file:
+            seen = Seen.of(os.fstat(file.fileno()))
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BundleError(f"{name}: {error.strerror}") from error
     except ValueError as error:  # a NUL or a lone surrogate in it
         raise BundleError(f"{MANIFEST} names {name!r}, which is not a file's name") from error
+    _compare(name, actual, expected)
+    return seen
+
+
+def _compare(name: str, actual: str, expected: str) -> None:
     if actual != expected:
         raise BundleError(
             f"{name} is damaged: its sha256 is {actual[:12]}…, {MANIFEST} has {expected[:12]}…"

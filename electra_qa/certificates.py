@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from .files import MAX_TEXT_BYTES, read_regular
+
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY = b"PRIVATE KEY-----"
 # The algorithm of such a key, in base64 (RFC 8410, section 10.3). gRPC takes it, and no handshake
@@ -19,7 +21,7 @@ class CertificateError(ValueError):
 def read_file(path: Path | str) -> bytes:
     """Raises CertificateError."""
     try:
-        return Path(path).read_bytes()
+        return read_regular(Path(path), MAX_TEXT_BYTES)
     except OSError as error:
         raise CertificateError(f"{path} can't be read: {error.strerror}") from error
 

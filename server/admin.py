@@ -21,6 +21,7 @@ from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 from .errors import ReloadError, StartError
 from .listen import listen
 from .models import Models
+from .sockets import claimed
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,10 @@ async def administered(models: Models, address: str | None) -> AsyncIterator[Non
         )
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     pb_grpc.add_AdminServicer_to_server(AdminService(models), server)
-    listen(server.add_insecure_port, address)
-    await server.start()
-    try:
-        yield
-    finally:
-        await server.stop(None)
+    with claimed(address):
+        listen(server.add_insecure_port, address)
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(None)

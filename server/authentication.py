@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2
 
+from electra_qa.files import MAX_TEXT_BYTES, read_regular
+
 from .metrics import Metrics
 from .rate_limit import RateLimit, current_limit
 from .tokens import Token, TokenFileError, digest, parse_tokens
@@ -33,7 +35,7 @@ class Authentication(grpc.aio.ServerInterceptor):
     def load(self) -> None:
         """Raises TokenFileError, and leaves what was in force."""
         try:
-            tokens = parse_tokens(Path(self._path).read_bytes())
+            tokens = parse_tokens(read_regular(Path(self._path), MAX_TEXT_BYTES))
         except OSError as error:
             raise TokenFileError(f"{self._path} can't be read: {error.strerror}") from error
         except TokenFileError as error:

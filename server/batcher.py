@@ -276,10 +276,11 @@ class Batcher:
 
     def _dispatch(self) -> None:
         self._dispatch_is_due = False
-        while self._free_slots and (chosen := self._choose()):
+        # One time for all: else a deadline that comes in between leaves a batch of no windows.
+        now = self._loop.time()
+        while self._free_slots and (chosen := self._choose(now)):
             length, entries = chosen
             self._free_slots -= 1
-            now = self._loop.time()
             tokens = 0
             for entry in entries:
                 tokens += entry.window.length
@@ -292,9 +293,9 @@ class Batcher:
             self._metrics.batch_dispatched(length, len(entries), tokens)
             self._work.put(_Batch(length, entries, tokens, now))
 
-    def _choose(self) -> tuple[int, list[_Entry]] | None:
+    def _choose(self, now: float) -> tuple[int, list[_Entry]] | None:
         """The length and the windows of the next batch; None where nothing waits."""
-        heads = ((self._head(length), length) for length in list(self._waiting))
+        heads = ((self._head(length, now), length) for length in list(self._waiting))
         turns = [(head[:2], length) for head, length in heads if head is not None]
         if not turns:
             return None
@@ -302,15 +303,15 @@ class Batcher:
         near = sorted(
             (n for n in self._waiting if length * SHORTEST_SHARE <= n <= length), reverse=True
         )
-        candidates = (entry for n in near for entry in self._take(n))
+        candidates = (entry for n in near for entry in self._take(n, now))
         return length, list(islice(candidates, max(1, self._engine.batch_tokens // length)))
 
-    def _head(self, length: int) -> tuple[int, int, _Entry] | None:
+    def _head(self, length: int, now: float) -> tuple[int, int, _Entry] | None:
         """The next window of a length that is still wanted; those before it are dropped."""
         heap = self._waiting[length]
         while heap:
             entry = heap[0][2]
-            self._expire(entry.question.call)
+            _expire(entry.question.call, now)
             if entry.wanted:
                 return heap[0]
             heapq.heappop(heap)
@@ -319,16 +320,11 @@ class Batcher:
         del self._waiting[length]
         return None
 
-    def _take(self, length: int) -> Iterator[_Entry]:
-        while length in self._waiting and (head := self._head(length)):
+    def _take(self, length: int, now: float) -> Iterator[_Entry]:
+        while length in self._waiting and (head := self._head(length, now)):
             heapq.heappop(self._waiting[length])
             self._leave(head[2])
             yield head[2]
-
-    def _expire(self, call: _Call) -> None:
-        if call.deadline is None or call.future.done() or self._loop.time() < call.deadline:
-            return
-        call.future.set_exception(DeadlineError("the deadline came while the question waited"))
 
     def _run_batches(self) -> None:
         """What each of the engine's threads does until it is told to stop."""
@@ -387,6 +383,12 @@ class Batcher:
         for thread in self._threads:
             thread.join()
         self._metrics.queues.remove(self._waiting_tokens)
+
+
+def _expire(call: _Call, now: float) -> None:
+    if call.deadline is None or call.future.done() or now < call.deadline:
+        return
+    call.future.set_exception(DeadlineError("the deadline came while the question waited"))
 
 
 def _end(question: _Question, outcome: Outcome) -> None:

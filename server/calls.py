@@ -15,6 +15,9 @@ END = object()
 
 # When to try again with a request that there was no room for, in seconds.
 INFLIGHT_DELAY_S = 0.5
+# When no late call has come for so long, in seconds, none is on its way; and how long it may take.
+QUIET_S = 0.05
+UNQUIET_S = 1.0
 
 
 class Calls:
@@ -27,6 +30,9 @@ class Calls:
         self._idle = asyncio.Event()
         self._max_inflight_bytes = max_inflight_bytes
         self._inflight_bytes = 0
+        self._late_at = 0.0
+        self._leaving = False
+        self._left = asyncio.Event()
         metrics.open_calls.set_function(lambda: self._open_calls)
         metrics.inflight_bytes.set_function(lambda: self._inflight_bytes)
         metrics.inflight_limit_bytes.set(max_inflight_bytes)
@@ -46,6 +52,29 @@ class Calls:
         except TimeoutError:
             return False
         return True
+
+    async def quiet(self) -> None:
+        """From now on late calls wait for `tell_late`; returns when no more of them come.
+
+        What is on its way when a gRPC server stops ends with CANCELLED, which clients don't try
+        again. A caller who waits sends nothing more, so after a moment nothing is on its way.
+        """
+        self._leaving = True
+        give_up = time.monotonic() + UNQUIET_S
+        self._late_at = time.monotonic()
+        # For a time to pass, not for an event.
+        while (left := min(self._late_at + QUIET_S, give_up) - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left)
+
+    def tell_late(self) -> None:
+        """Refuse the late calls that wait."""
+        self._left.set()
+
+    async def late(self) -> None:
+        """A call came while the server drains: returns when it is to be refused."""
+        self._late_at = time.monotonic()
+        if self._leaving:
+            await self._left.wait()
 
     @contextmanager
     def counted(self, method: str) -> Iterator[None]:

@@ -46,4 +46,4 @@ def _keep_alive(settings: ServerSettings) -> list[tuple[str, int]]:
 
 
 def _milliseconds(seconds: float | None) -> int:
-    return FOR_EVER_MS if seconds is None else round(seconds * 1e3)
+    return FOR_EVER_MS if seconds is None else min(round(seconds * 1e3), FOR_EVER_MS)

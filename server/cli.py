@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import click
@@ -26,12 +27,15 @@ from .lifecycle import serve_until
 from .logs import configure
 from .models import Load
 from .settings import ServerSettings
+from .threads import work_is_left
 
 log = logging.getLogger(__name__)
 
 # How long a thread that computes in Python lets the event loop wait, which gets its turn several
 # times in a call. Python's own is 5 ms.
 SWITCH_INTERVAL_S = 0.001
+# The first asks the server to finish, the second ends it.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @click.command()
@@ -97,7 +101,7 @@ def serve(
     log_text: bool,
     **settings: Any,
 ) -> None:
-    """Serve a bundle over gRPC until SIGTERM or Ctrl-C; SIGHUP loads it anew."""
+    """Serve a bundle over gRPC until SIGTERM or Ctrl-C (twice: at once); SIGHUP loads it anew."""
     configure(log_level, log_format, log_text)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     for one in effective(click.get_current_context()):
@@ -114,13 +118,17 @@ def serve(
             version_compatible,
         )
         loading = functools.partial(find_and_load, choice, engine_settings)
-        asyncio.run(_serve(*loading(), chosen, loading, until_stdin_closes))
+        asyncio.run(_serve(loading, chosen, until_stdin_closes))
     except (BundleError, EngineError, StartError) as error:
         raise click.ClickException(str(error)) from error
     finally:
         if then_remove is not None and _stdin_is_closed():
             # Whoever made it for this server may have been killed.
             shutil.rmtree(then_remove, ignore_errors=True)
+    if work_is_left():
+        # It may never end, and the interpreter's end is not safe beside it.
+        logging.shutdown()
+        os._exit(0)
 
 
 def find_and_load(choice: ModelChoice, settings: EngineSettings) -> tuple[Bundle, Engine]:
@@ -139,19 +147,25 @@ def load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:
     return bundle, load_engine(bundle, settings)
 
 
-async def _serve(
-    bundle: Bundle, engine: Engine, settings: ServerSettings, load: Load, until_stdin_closes: bool
-) -> None:
+async def _serve(load: Load, settings: ServerSettings, until_stdin_closes: bool) -> None:
     loop = asyncio.get_running_loop()
     stop, hangup = asyncio.Event(), asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop.set)
+
+    def stop_once() -> None:
+        stop.set()
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+            # Not SIG_DFL, which the first process of a container is not ended by.
+            signal.signal(number, _end_at_once)
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop_once)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
     if until_stdin_closes:
         # The private server of a client: its end of the pipe closes even if it is killed.
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
 
-    def ready(address: str) -> None:
+    def ready(bundle: Bundle, engine: Engine, address: str) -> None:
         log.info(
             "serving %s (%s, %s) on %s, %s",
             bundle.manifest.source,
@@ -161,7 +175,11 @@ async def _serve(
             engine.device,
         )
 
-    await serve_until(stop, hangup, bundle, engine, settings, load, ready)
+    await serve_until(stop, hangup, settings, load, ready)
+
+
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def _stdin_is_closed() -> bool:

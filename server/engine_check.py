@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from electra_qa.engines import Engine
 from electra_qa.tokenization import Tokenizer
 
+from .threads import on_own_thread
 from .warm_up import warm_up
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class EngineCheck:
             self._task = asyncio.create_task(self._check())
 
     async def _check(self) -> None:
-        while not await asyncio.to_thread(self._passes):
+        while not await on_own_thread(self._passes):
             if self.works:
                 log.error("the engine fails on everything: restart the process")
                 await self._changed(works=False)

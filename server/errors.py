@@ -15,10 +15,14 @@ class StartError(Exception):
 # What a caller is told to wait before it tries again, in seconds.
 SHORTEST_DELAY_S = 0.05
 LONGEST_DELAY_S = 10.0
+# Of a message, in characters. It goes into a header, where one that isn't ASCII takes up to 12
+# bytes, and over 8 kB of headers clients get RESOURCE_EXHAUSTED instead of what was said.
+LONGEST_MESSAGE = 512
 
 
 class RequestError(Exception):
-    """The base: a question fails with `code` and the message.
+    """The base: a question fails with `code` and the message, cut where it is too long: some
+    repeat what the caller sent.
 
     retry_delay_s: when to try again, in seconds; None where that makes no sense.
     """
@@ -26,6 +30,8 @@ class RequestError(Exception):
     code = StatusCode.INTERNAL
 
     def __init__(self, message: str, *, retry_delay_s: float | None = None) -> None:
+        if len(message) > LONGEST_MESSAGE:
+            message = message[: LONGEST_MESSAGE - 1] + "…"
         super().__init__(message)
         self.retry_delay_s = (
             None

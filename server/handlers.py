@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 
 from . import slices
 from .calls import Calls
-from .errors import InvalidRequestError, RequestError
+from .errors import InvalidRequestError, RequestError, ShuttingDownError
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def _guarded(name: str, method: Unary, calls: Calls) -> Unary:
             with calls.counted(name), calls.holding(raw):
                 return await method(raw, context)
         except Exception as error:
-            await _abort(context, error)
+            await _abort(context, error, calls)
 
     return guarded
 
@@ -74,16 +74,18 @@ def _guarded_stream(name: str, method: Stream, calls: Calls) -> Stream:
                     async for response in responses:
                         yield response
         except Exception as error:
-            await _abort(context, error)
+            await _abort(context, error, calls)
 
     return guarded
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
+async def _abort(context: Context, error: Exception, calls: Calls) -> NoReturn:
     """Errors become statuses; of one that nobody foresaw, nothing goes over the wire."""
     if not isinstance(error, RequestError):
         log.error("a call failed", exc_info=error)
         error = RequestError(INTERNAL_ERROR)
+    if isinstance(error, ShuttingDownError):
+        await calls.late()
     await context.abort(error.code, str(error), _details(error))
     raise AssertionError("abort does not return")
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health
@@ -14,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from electra_qa.bundle import Bundle
 from electra_qa.engines import Engine
+from electra_qa.tokenization import Tokenizer
 
 from .admin import administered
 from .calls import Calls
@@ -23,12 +25,16 @@ from .health import Health
 from .inference_protocol import SERVICE as INFERENCE_SERVICE
 from .inference_protocol import InferenceProtocolService
 from .listen import listen
-from .metrics import Metrics, exposed
+from .metrics import Metrics
+from .metrics_port import exposed
 from .model import Parts
-from .models import Load, Models, read_tokenizer, warm_up_lengths
+from .models import Load, Models, warm_up_lengths
 from .security import make_security
 from .service import SERVICE, QuestionAnsweringService
 from .settings import ServerSettings
+from .sockets import claimed
+from .threads import on_own_thread
+from .tokenizer_trial import try_tokenizer
 from .tracing import start_tracing
 from .warm_up import warm_up
 from .watched import watch
@@ -41,6 +47,7 @@ COMPRESSION = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.
 
 # After the last answer a health watcher may still hold its stream: it gets this long, in seconds.
 LAST_GRACE_S = 1.0
+GOODBYE_S = 0.1
 
 
 @asynccontextmanager
@@ -60,9 +67,17 @@ async def running(
 
 @asynccontextmanager
 async def started(
-    bundle: Bundle, engine: Engine, settings: ServerSettings, load: Load | None = None
+    bundle: Bundle,
+    engine: Engine,
+    settings: ServerSettings,
+    load: Load | None = None,
+    on_end: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[tuple[str, Models]]:
-    """`running`, with the models that it serves. What was opened is closed, however it ends."""
+    """`running`, with the models that it serves. What was opened is closed, however it ends.
+
+    on_end: called when gRPC's server has ended, which it may do by itself, after an error of its
+        own.
+    """
     metrics = Metrics()
     calls = Calls(metrics, settings.max_inflight_bytes)
     readiness = Health(SERVICES)
@@ -76,14 +91,11 @@ async def started(
             at_failure.callback(engine.close)
             try:
                 lengths = warm_up_lengths(settings, bundle)
-                tokenizer = read_tokenizer(bundle)
+                content = bundle.read_tokenizer()
+                tokenizer = Tokenizer(content, bundle.manifest.special_tokens)
             except ValueError as error:
                 raise StartError(str(error)) from error
-            if settings.max_inflight_bytes < settings.max_message_bytes:
-                raise StartError(
-                    f"max_inflight_bytes ({settings.max_inflight_bytes}) must be at least "
-                    f"max_message_bytes ({settings.max_message_bytes})"
-                )
+            _check(settings)
             security = make_security(settings, metrics)
             tracing = start_tracing()
             parts = Parts(bundle, engine, tokenizer)
@@ -106,34 +118,86 @@ async def started(
         )
         stack.enter_context(exposed(metrics, settings.metrics_address))
         await stack.enter_async_context(administered(models, settings.admin_address))
+        stack.enter_context(claimed(settings.address))
         address = listen(partial(security.add_port, server), settings.address)
         await server.start()
+        ending = asyncio.create_task(server.wait_for_termination())
+        ending.add_done_callback(partial(_ended, on_end))
         watching = asyncio.create_task(watch(security.files))
         stack.callback(watching.cancel)
         stack.push_async_callback(_drain, server, calls, readiness, settings.drain_timeout_s)
         with models.current:  # a reload meanwhile waits before it closes the engine
-            await asyncio.to_thread(warm_up, engine, tokenizer, lengths)
+            trial = asyncio.create_task(on_own_thread(try_tokenizer, content))
+            await on_own_thread(warm_up, engine, tokenizer, lengths)
+            try:
+                await trial
+            except ValueError as error:
+                raise StartError(str(error)) from error
         is_warm = True
         await tell_health()
         yield address, models
 
 
+def _check(settings: ServerSettings) -> None:
+    """Raises StartError for settings that contradict each other."""
+    if settings.max_inflight_bytes < settings.max_message_bytes:
+        raise StartError(
+            f"max_inflight_bytes ({settings.max_inflight_bytes}) must be at least "
+            f"max_message_bytes ({settings.max_message_bytes})"
+        )
+
+
 async def serve_until(
     stop: asyncio.Event,
     hangup: asyncio.Event,
-    bundle: Bundle,
-    engine: Engine,
     settings: ServerSettings,
     load: Load,
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[Bundle, Engine, str], None],
 ) -> None:
-    """Serve until `stop` is set, then drain; reload when `hangup` is. Raises StartError."""
-    async with started(bundle, engine, settings, load) as (address, models):
-        on_ready(address)
-        reloading = asyncio.create_task(_reload_at(hangup, models))
-        await stop.wait()
-        log.info("stopping: finishing what was accepted")
-        reloading.cancel()
+    """Load and serve until `stop` is set, then drain; reload when `hangup` is.
+
+    `stop` counts while the bundle loads and warms up as well, and ends that. Raises StartError,
+    and what `load` raises.
+    """
+    is_up, ended = asyncio.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        bundle, engine = await on_own_thread(load)
+        async with started(bundle, engine, settings, load, ended.set) as (address, models):
+            is_up.set()
+            on_ready(bundle, engine, address)
+            reloading = asyncio.create_task(_reload_at(hangup, models))
+            await _first(stop, ended)
+            reloading.cancel()
+            if ended.is_set():
+                # Whoever looks after this process starts it again.
+                raise StartError("gRPC's server ended by itself, after an error of its own")
+            log.info("stopping: finishing what was accepted")
+
+    serving = asyncio.create_task(serve())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not is_up.is_set():
+        serving.cancel()
+    try:
+        await serving
+    except asyncio.CancelledError:
+        log.info("stopped before it was ready")
+
+
+def _ended(on_end: Callable[[], None], ending: asyncio.Task[Any]) -> None:
+    if not ending.cancelled():
+        ending.exception()  # gRPC's own log has it
+        on_end()
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return once one of them is set."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 async def _reload_at(hangup: asyncio.Event, models: Models) -> None:
@@ -150,4 +214,10 @@ async def _drain(
     await readiness.drain()
     if not await calls.drain(timeout_s):
         log.warning("calls were still open after %g s (drain_timeout_s)", timeout_s)
-    await server.stop(LAST_GRACE_S)
+    await calls.quiet()
+    stopping = asyncio.create_task(server.stop(LAST_GRACE_S))
+    # Clients are told to send nothing more on this connection, and have to hear of it before those
+    # who wait are told to try again.
+    await asyncio.sleep(GOODBYE_S)
+    calls.tell_late()
+    await stopping

@@ -24,6 +24,15 @@ FIELDS = "fields"
 log = logging.getLogger(__name__)
 
 
+# gRPC logs a header that is not UTF-8, a token maybe, with a traceback, for whoever can connect.
+GRPC_LOGGER = "grpc._cython.cygrpc"
+INVALID_HEADER = "Invalid encoding on %s"
+
+
+def _says_no_header(record: logging.LogRecord) -> bool:
+    return record.msg != INVALID_HEADER
+
+
 class TextFormatter(logging.Formatter):
     """`time level logger: message name=value …`."""
 
@@ -62,6 +71,7 @@ def configure(level: str, form: Literal["text", "json"], with_text: bool) -> Non
     """Log to standard error. with_text: with the texts of callers in the line of a request."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(TEXT))
+    logging.getLogger(GRPC_LOGGER).addFilter(_says_no_header)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     _Settings.with_text = with_text
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from prometheus_client import (
@@ -13,13 +12,10 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
-    start_http_server,
 )
 
 from electra_qa import __version__
 from electra_qa.bundle import Bundle
-
-from .errors import StartError
 
 Metric = TypeVar("Metric", Counter, Histogram)
 
@@ -129,24 +125,3 @@ class Metrics:
         return Histogram(
             f"electra_qa_{name}", text, labels, registry=self.registry, buckets=SECONDS
         )
-
-
-@contextmanager
-def exposed(metrics: Metrics, address: str | None) -> Iterator[None]:
-    """Serve /metrics at HOST:PORT inside the block; None for nowhere. Raises StartError."""
-    if address is None:
-        yield
-        return
-    host, _, port = address.rpartition(":")
-    try:
-        # IPv6 in brackets, as in every other address of a server.
-        host = host.removeprefix("[").removesuffix("]")
-        server, thread = start_http_server(int(port), host, metrics.registry)
-    except (OSError, ValueError, OverflowError) as error:
-        raise StartError(f"can't serve metrics at {address}: {error}") from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -18,6 +18,7 @@ from .engine_check import EngineCheck
 from .metrics import Metrics
 from .options import QuestionOptions, parse_options
 from .settings import ServerSettings
+from .threads import on_own_thread
 from .tracing import Tracing
 
 
@@ -100,7 +101,7 @@ class Model:
             await self._idle.wait()
         await self._check.close()
         # On a thread: the batch of a call that was cancelled may still be under way.
-        await asyncio.to_thread(self._close)
+        await on_own_thread(self._close)
 
     def _close(self) -> None:
         self.answerer.close()

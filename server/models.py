@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from electra_qa.bundle import Bundle, BundleError
 from electra_qa.engines import Engine, EngineError
@@ -14,12 +15,18 @@ from .errors import SHUTTING_DOWN, ReloadError
 from .metrics import RELOAD_FAILED, RELOADED, Metrics
 from .model import Model, Parts
 from .settings import ServerSettings
+from .threads import OwnThread, on_own_thread
+from .tokenizer_trial import try_tokenizer
 from .tracing import Tracing
 from .warm_up import parse_lengths, warm_up
 
 log = logging.getLogger(__name__)
 
 Load = Callable[[], tuple[Bundle, Engine]]
+
+# How long the end of a server waits for a reload under way and for the engine's last batch, in
+# seconds.
+CLOSE_TIMEOUT_S = 5.0
 
 
 class Models:
@@ -48,6 +55,7 @@ class Models:
         self._changing = asyncio.Lock()
         self._next: asyncio.Task[str] | None = None
         self._closing = False
+        self._retiring: set[asyncio.Task[None]] = set()
         self.current = self._made(parts)
         metrics.model_changed(parts.bundle, parts.engine.device)
 
@@ -56,10 +64,12 @@ class Models:
 
         The model before it serves until the new one is warm, and is freed when its last call is
         done; then the task ends. Where one is under way, another follows it, since the folder may
-        have changed after it was read: all who ask meanwhile share that one.
+        have changed after it was read: all who ask meanwhile share that one. What takes longer
+        than `reload_timeout_s` is given up, so that none waits for ever.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._reload())
+            self._next.add_done_callback(_retrieve)  # who asked for it may have gone
         return self._next
 
     async def _reload(self) -> str:
@@ -83,20 +93,37 @@ class Models:
 
     async def _change(self) -> None:
         log.info("reloading the bundle")
-        parts = await asyncio.to_thread(self._prepare)
+        parts = await self._loaded()
         try:
             if self._closing:
                 raise ReloadError(SHUTTING_DOWN)
             new = self._made(parts)
         except Exception:
-            await asyncio.to_thread(parts.engine.close)
+            await on_own_thread(parts.engine.close)
             raise
         old, self.current = self.current, new
         self._metrics.model_changed(new.bundle, new.device)
         await self._on_change()
         log.info("model %s is in force, %s finishes its calls", new.version, old.version)
+        retiring = asyncio.create_task(self._retire(old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        limit = self._settings.reload_timeout_s
+        if not (await asyncio.wait([retiring], timeout=limit))[0]:
+            log.warning("model %s is not freed after %g s (reload_timeout_s)", old.version, limit)
+
+    async def _retire(self, old: Model) -> None:
         await old.retire()
         log.info("model %s is freed", old.version)
+
+    async def _loaded(self) -> Parts:
+        """Raises ReloadError."""
+        limit = self._settings.reload_timeout_s
+        loading = asyncio.create_task(on_own_thread(self._prepare))
+        if (await asyncio.wait([loading], timeout=limit))[0]:
+            return loading.result()
+        loading.add_done_callback(_drop)
+        raise ReloadError(f"the reload took longer than {limit:g} s (reload_timeout_s)")
 
     def _made(self, parts: Parts) -> Model:
         return Model(parts, self._settings, self._metrics, self._tracing, self._on_change)
@@ -116,7 +143,9 @@ class Models:
         except Exception as error:
             raise ReloadError("the bundle can't be loaded") from error
         try:
-            parts = Parts(bundle, engine, read_tokenizer(bundle))
+            content = bundle.read_tokenizer()
+            try_tokenizer(content)
+            parts = Parts(bundle, engine, Tokenizer(content, bundle.manifest.special_tokens))
             warm_up(engine, parts.tokenizer, warm_up_lengths(self._settings, bundle))
         except Exception as error:
             engine.close()
@@ -124,17 +153,29 @@ class Models:
         return parts
 
     async def close(self) -> None:
-        """Wait for a reload that is under way, and free the model in force."""
+        """Wait for a reload that is under way, and free the model in force; both together for at
+        most `CLOSE_TIMEOUT_S`."""
         self._closing = True
-        async with self._changing:
-            await self.current.retire()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                async with self._changing:
+                    await self.current.retire()
+        except TimeoutError:
+            log.warning(
+                "a reload or a batch did not end within %g s: it is left where it is",
+                CLOSE_TIMEOUT_S,
+            )
 
 
-def read_tokenizer(bundle: Bundle) -> Tokenizer:
-    """Raises ValueError where it is none."""
-    return Tokenizer(
-        bundle.tokenizer_path.read_text(encoding="utf-8"), bundle.manifest.special_tokens
-    )
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _drop(loading: asyncio.Task[Parts]) -> None:
+    """Of a load that was given up: free what it may bring after all."""
+    if not loading.cancelled() and loading.exception() is None:
+        OwnThread(target=loading.result().engine.close, daemon=True).start()
 
 
 def warm_up_lengths(settings: ServerSettings, bundle: Bundle) -> list[int]:

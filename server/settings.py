@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from electra_qa.settings import setting
+
+from .errors import StartError
+
+# gRPC ends the process at one more.
+LARGEST = 2**31 - 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,12 @@ class ServerSettings:
         "unix:/PATH, or HOST:PORT with a loopback host, where `electra-qa reload` is answered. "
         "[default: nowhere]",
     )
+    reload_timeout_s: float = setting(
+        900.0,
+        "How long a reload may take until the new bundle is in force. Then it is given up, and the "
+        "next one may begin.",
+        minimum=1,
+    )
     max_connection_age_s: float | None = setting(
         None,
         "How long a connection is kept, give or take a tenth. Its calls end well; then the client "
@@ -120,3 +132,10 @@ class ServerSettings:
     drain_timeout_s: float = setting(
         30.0, "How long a server that is told to stop goes on with what it accepted.", minimum=0
     )
+
+    def __post_init__(self) -> None:
+        """Raises StartError where a number is over what gRPC and the messages can hold."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not value <= LARGEST:
+                raise StartError(f"{field.name} must be at most {LARGEST}, got {value}")

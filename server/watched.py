@@ -8,6 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from electra_qa.files import MAX_TEXT_BYTES, read_regular
+
+from .threads import on_own_thread
+
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
@@ -51,7 +55,7 @@ class WatchedFiles:
 
 def _content(path: str) -> bytes | None:
     try:
-        return Path(path).read_bytes()
+        return read_regular(Path(path), MAX_TEXT_BYTES)
     except OSError:
         return None
 
@@ -62,6 +66,6 @@ async def watch(files: Sequence[WatchedFiles]) -> None:
         await asyncio.sleep(INTERVAL_S)
         for watched in files:
             try:
-                await asyncio.to_thread(watched.load_if_changed)
+                await on_own_thread(watched.load_if_changed)
             except Exception:
                 log.exception("reading %s failed", watched.what)

@@ -31,7 +31,7 @@ from electra_qa.bundle import Bundle, default_bundle_path, load_bundle
 from electra_qa.engines import load_engine
 from electra_qa.engines.onnxruntime import OnnxRuntimeEngine
 from electra_qa.engines.onnxruntime.graph import without_saturation
-from electra_qa.engines.openvino import precision_config
+from electra_qa.engines.openvino import openvino_core, precision_config
 from electra_qa.squad import read_squad
 from electra_qa.windows import WindowBatch
 
@@ -71,7 +71,7 @@ class Profile:
 
 def work_of(bundle: Bundle) -> Work:
     linear = attention = hidden = 0
-    for node in openvino.Core().read_model(str(bundle.graph_path)).get_ops():
+    for node in openvino_core().read_model(str(bundle.graph_path)).get_ops():
         if node.get_type_name() != "MatMul":
             continue
         weight = node.input(1).get_partial_shape()
@@ -88,7 +88,7 @@ def feed(batch: WindowBatch) -> dict[str, np.ndarray]:
 
 
 def openvino_profile(bundle: Bundle, batches: Sequence[WindowBatch]) -> Profile:
-    core = openvino.Core()
+    core = openvino_core()
     config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"} | precision_config(core, bundle)
     x = op.parameter([SIZE, SIZE], np.float32, name="x")
     weight = np.random.default_rng(0).integers(-127, 128, (SIZE, SIZE))
@@ -141,7 +141,7 @@ def onnxruntime_profile(bundle: Bundle, batches: Sequence[WindowBatch]) -> Profi
 
     options.enable_profiling = True
     session = onnxruntime.InferenceSession(
-        without_saturation(bundle.graph_path).SerializeToString(), options
+        without_saturation(onnx.load(bundle.graph_path)).SerializeToString(), options
     )
     started = time.perf_counter()
     for batch in list(batches) * PASSES:

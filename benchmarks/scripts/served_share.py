@@ -49,9 +49,7 @@ class Turn:
 
 
 def windows_of(bundle: Bundle, questions: Sequence[SquadQuestion]) -> list[Window]:
-    tokenizer = Tokenizer(
-        bundle.tokenizer_path.read_text(encoding="utf-8"), bundle.manifest.special_tokens
-    )
+    tokenizer = Tokenizer(bundle.read_tokenizer(), bundle.manifest.special_tokens)
     return [
         window
         for question in questions

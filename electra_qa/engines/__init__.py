@@ -6,6 +6,7 @@ imported only when an engine is asked for.
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Literal, Protocol
 from ..bundle import Bundle
 from ..spans import DecodedWindows
 from ..windows import WindowBatch
+from .cgroup import cpu_quota
 
 
 class EngineError(Exception):
@@ -54,7 +56,7 @@ class EngineSettings:
 
     device: "cpu" (OpenVINO; for int8 on a CPU without VNNI ONNX Runtime), "gpu" (TensorRT), or
         "null" (nothing is computed).
-    threads: CPU threads to use; None for all that the process may run on.
+    threads: CPU threads to use; None for as many as the process may run on at a time.
     streams: how many batches a CPU computes side by side, each on its share of the threads; None
         for what suits the machine.
     max_batch_tokens: the token budget of one run, padding included; None for what suits the
@@ -113,12 +115,20 @@ CPU_LENGTH_STEP = 16
 
 
 def cpu_threads(settings: EngineSettings) -> int:
-    """What was asked for, or as many as the process has CPUs to run on."""
+    """What was asked for, or as many as the process has CPUs, or CPU time, to run on."""
     return settings.threads or usable_cpus()
 
 
 def usable_cpus() -> int:
-    """Those of this process; a share of their time, such as a container's limit, is not seen."""
+    """Those that this process may run on, or fewer where it has a share of their time only, such as
+    a container's limit: rounded up, since the threads of a batch wait for each other in between."""
+    quota = cpu_quota()
+    cpus = allowed_cpus()
+    return cpus if quota is None else min(cpus, max(1, math.ceil(quota)))
+
+
+def allowed_cpus() -> int:
+    """Those that this process may run on, however short."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -14,6 +14,8 @@ import numpy as np
 import openvino
 from openvino import opset13 as op
 
+from .openvino import openvino_core
+
 LARGEST = 127
 DEPTH = 64
 
@@ -26,7 +28,7 @@ def int8_is_exact() -> bool:
     weight = op.convert(op.constant(np.full((DEPTH, DEPTH), LARGEST, np.int8)), np.float32)
     weight = op.multiply(weight, op.constant(np.float32(1)))
     product = op.matmul(op.fake_quantize(x, *limits, 256), weight, False, False)
-    compiled = openvino.compile_model(
+    compiled = openvino_core().compile_model(
         openvino.Model([product], [x]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     values = np.full((DEPTH, DEPTH), LARGEST, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from functools import cache
 
 import openvino
 
@@ -13,15 +14,33 @@ from . import (
     CPU_LENGTH_STEP,
     EngineError,
     EngineSettings,
+    allowed_cpus,
     cpu_batch_tokens,
     cpu_streams,
     cpu_threads,
     steps,
+    usable_cpus,
 )
+from .checked_graph import checked_graph
 
 # x86 has no float16 arithmetic to speak of. What these compute in float16 on a GPU is computed in
 # bfloat16 here where the CPU has that, and in float32 elsewhere.
 HALF_PRECISIONS = ("fp16", "int8")
+
+
+@cache
+def openvino_core() -> openvino.Core:
+    """The one `Core` of this process, held until its end. Nothing else may make one.
+
+    With the first, the CPU's plugin gives a signal stack (`sigaltstack`) to the thread that it is
+    loaded on, and frees that stack with the last. The thread goes on with what it was given: the
+    next signal that Python handles (it asks for that stack, by SA_ONSTACK) is a crash.
+    """
+    core = openvino.Core()
+    # Weights in a file of their own are read, not mapped: what is written to it later must not
+    # change a model that serves.
+    core.set_property({"ENABLE_MMAP": "NO"})
+    return core
 
 
 def precision_config(core: openvino.Core, bundle: Bundle) -> dict[str, str]:
@@ -40,16 +59,21 @@ class OpenVINOEngine:
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
-        core = openvino.Core()
+        core = openvino_core()
         streams = settings.streams or cpu_streams(cpu_threads(settings))
         precision = precision_config(core, bundle)
         config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(streams)} | precision
-        if settings.threads is not None:
-            config["INFERENCE_NUM_THREADS"] = str(settings.threads)
+        # Which CPUs it may run on OpenVINO sees by itself, and which of them share a core.
+        if settings.threads is not None or usable_cpus() < allowed_cpus():
+            config["INFERENCE_NUM_THREADS"] = str(cpu_threads(settings))
+        graph = checked_graph(bundle)
         try:
-            compiled = core.compile_model(str(bundle.graph_path), "CPU", config)
+            model = core.read_model(graph.content if not graph.data else str(bundle.graph_path))
+            compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
+        if graph.data:  # else no file was opened again
+            bundle.check_unchanged([bundle.graph_path.name, *graph.data])
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         streams = compiled.get_property("NUM_STREAMS")  # at most one for each thread
         self.batch_tokens = cpu_batch_tokens(settings, threads // streams)

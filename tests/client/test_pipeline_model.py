@@ -79,7 +79,7 @@ def test_a_hub_id_that_is_none_is_said(
 ) -> None:
     for name, value in hub.environment(tmp_path / "hub").items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(PrivateServerError, match="missing, misspelled or private.*hf auth login"):
+    with pytest.raises(PrivateServerError, match=r"missing, misspelled or private.*hf auth login"):
         pipeline("question-answering", model="deepset/no-such-model")
 
 

@@ -3,12 +3,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from electra_qa.bundle import MANIFEST, Bundle, BundleError, Manifest, load_bundle, write_bundle
+from electra_qa.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Bundle,
+    BundleError,
+    Manifest,
+    load_bundle,
+    write_bundle,
+)
 from electra_qa.windows import WindowSettings
 
 FILES = {"model.fp32.onnx": b"a graph, for all that a bundle knows", "tokenizer.json": b"{}"}
@@ -258,12 +268,68 @@ def test_a_manifest_that_is_none_is_refused(small: Bundle, content: bytes, messa
         ("max_seq_length", 10_000),
         ("max_query_length", 400),
         ("doc_stride", 0),
+        ("doc_stride", 10**12),
+        ("n_best_size", 10**12),
+        ("opset", -1),
+        ("max_seq_length_limit", 10**12),
+        ("max_answer_length_limit", 10**12),
+        ("null_score_diff_threshold", 10**400),
     ],
 )
 def test_a_value_that_can_not_be_served_is_named(small: Bundle, name: str, value: Any) -> None:
     edit_manifest(small, **{name: value})
     with pytest.raises(BundleError, match=r"manifest.json: .*(doc_stride|max_seq|" + name + ")"):
         load_bundle(small.path)
+
+
+@pytest.mark.parametrize("field", ["source", "calibration"])
+def test_a_text_that_is_not_unicode_is_refused(small: Bundle, field: str) -> None:
+    # No message could carry it.
+    edit_manifest(small, **{field: "\ud800"})
+    with pytest.raises(BundleError, match="not Unicode"):
+        load_bundle(small.path)
+
+
+def test_a_manifest_has_a_size_that_it_may_have(small: Bundle) -> None:
+    with (small.path / MANIFEST).open("ab") as file:
+        file.write(b" " * MAX_MANIFEST_BYTES)
+    with pytest.raises(BundleError, match=f"{MANIFEST}: Larger than"):
+        load_bundle(small.path)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *FILES])
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_what_is_no_regular_file_is_refused_at_once(small: Bundle, name: str, kind: str) -> None:
+    path = small.path / name
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            listener.bind(str(path))
+        with pytest.raises(BundleError, match=rf"{name}: (Not a regular file|No such device)"):
+            load_bundle(small.path)
+
+
+def test_what_is_used_is_what_was_checked(small: Bundle) -> None:
+    assert small.read_tokenizer() == "{}"
+    small.tokenizer_path.write_bytes(b"[]")
+    with pytest.raises(BundleError, match=r"tokenizer.json is damaged"):
+        small.read_tokenizer()
+    small.tokenizer_path.unlink()
+    with pytest.raises(BundleError, match=r"tokenizer.json: No such file"):
+        small.read_tokenizer()
+
+
+def test_a_file_that_another_takes_the_place_of_is_noticed(small: Bundle, tmp_path: Path) -> None:
+    small.check_unchanged(FILES)
+    other = tmp_path / "other"
+    other.write_bytes(FILES["tokenizer.json"])
+    other.replace(small.tokenizer_path)
+    with pytest.raises(BundleError, match=r"tokenizer.json changed while"):
+        small.check_unchanged(FILES)
 
 
 def test_a_bundle_is_written_in_its_folder_only(small: Bundle, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 import types
 import weakref
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 from fake_device import ALIGNMENT, FakeDevice, IllegalAddressError
+from onnx.external_data_helper import load_external_data_for_model
 
 SCRATCH = 1 << 16
 REFUSED = {"NonZero", "Compress", "Loop", "If", "Unique"}
@@ -241,9 +243,11 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
         def get_error(self, index: int) -> ParserError:
             return self._errors[index]
 
-        def parse_from_file(self, path: str) -> bool:
-            assert type(path) is str
-            model = onnx.load(path)
+        def parse(self, content: bytes, path: str | None = None) -> bool:
+            assert type(content) is bytes
+            model = onnx.load_from_string(content)
+            if path is not None:
+                load_external_data_for_model(model, str(Path(path).parent))
             self._errors = [
                 ParserError("no importer", node.name, node.op_type)
                 for node in model.graph.node

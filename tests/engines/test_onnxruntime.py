@@ -56,7 +56,7 @@ def test_its_logits_are_near_those_of_float32(
 
 
 def test_no_sum_of_products_can_saturate(int8: Bundle) -> None:
-    graph = without_saturation(int8.graph_path).graph
+    graph = without_saturation(onnx.load(int8.graph_path)).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
@@ -74,7 +74,7 @@ def test_no_sum_of_products_can_saturate(int8: Bundle) -> None:
 
 
 def test_nothing_is_left_in_float16_or_for_every_run(int8: Bundle) -> None:
-    graph = without_saturation(int8.graph_path).graph
+    graph = without_saturation(onnx.load(int8.graph_path)).graph
     kinds = {tensor.data_type for tensor in graph.initializer}
     assert onnx.TensorProto.FLOAT16 not in kinds
     assert "DequantizeLinear" not in {node.op_type for node in graph.node}

@@ -289,3 +289,26 @@ async def test_everything_is_counted(engine: GatedEngine) -> None:
     busy_s = value("electra_qa_engine_busy_seconds_total")
     assert busy_s is not None
     assert 0 < busy_s <= (value("electra_qa_engine_seconds_sum") or 0)
+
+
+async def test_a_deadline_between_choosing_and_taking_leaves_no_empty_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = GatedEngine()
+    batcher = make(engine)
+    first = await busy(batcher, engine)
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    late = batcher.submit([request(32)], deadline=now + 1000)
+    # The first look at the clock is before the deadline, the next one behind it.
+    times = iter([now])
+    monkeypatch.setattr(loop, "time", lambda: next(times, now + 2000))
+    batcher._free_slots = 1
+    batcher._dispatch()
+    monkeypatch.undo()
+    engine.open.set()
+    await asyncio.gather(first, late, return_exceptions=True)
+    await until(lambda: batcher._free_slots >= engine.slots)
+    batcher.close()
+    assert all(len(batch.input_ids) for batch in engine.batches)
+    assert engine.batches[1:], "it was not dispatched at all"

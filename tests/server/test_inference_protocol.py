@@ -589,3 +589,29 @@ async def test_a_message_that_is_none_has_a_status(serving: Serving) -> None:
             await call(b"\xff\xff\xff")
         assert caught.value.code() is INVALID
         assert "inference.ModelInferRequest" in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "😀"])
+async def test_names_of_any_length_are_repeated_in_part(serving: Serving, letter: str) -> None:
+    # Over some kB of headers gRPC's client would say RESOURCE_EXHAUSTED instead.
+    name = letter * 30_000
+    unknown = typed()
+    unknown.outputs.add(name=name)
+    shape = typed(shapes=([1] * 30_000, None))
+    requests = {
+        grpc.StatusCode.NOT_FOUND: [
+            changed(typed(), model_name=name),
+            changed(typed(), model_version=name),
+        ],
+        INVALID: [unknown, shape, typed(**{name: 1})],
+    }
+    async with serving() as client, grpc.aio.insecure_channel(client.address) as channel:
+        for code, those in requests.items():
+            for one in those:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub(channel).ModelInfer(one)
+                assert caught.value.code() is code
+                assert len(caught.value.details() or "") <= 512
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub(channel).ModelMetadata(pb.ModelMetadataRequest(name=name))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND

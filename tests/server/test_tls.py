@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 from pathlib import Path
@@ -214,8 +215,11 @@ async def test_files_that_can_not_be_used_are_named_before_the_server_starts(
         "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n"
         "-----END PRIVATE KEY-----\n"
     )
-    missing = tmp_path / "missing"
+    missing, fifo = tmp_path / "missing", tmp_path / "fifo"
+    os.mkfifo(fifo)
     for settings, message in (
+        ({"tls_cert": fifo}, f"{fifo} can't be read: Not a regular file"),
+        ({"auth_tokens": fifo}, f"{fifo} can't be read: Not a regular file"),
         ({"tls_cert": missing}, f"{missing} can't be read: No such file"),
         ({"tls_key": missing}, f"{missing} can't be read: No such file"),
         ({"tls_cert": tmp_path}, f"{tmp_path} can't be read: Is a directory"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import queue
 from importlib import metadata
 
+import onnx
 import onnxruntime
+from onnx.external_data_helper import load_external_data_for_model
 
-from ...bundle import Bundle
+from ...bundle import Bundle, BundleError
 from ...spans import OUTPUTS, DecodedWindows
 from ...windows import WindowBatch
 from .. import (
@@ -23,6 +25,7 @@ from .. import (
     cpu_threads,
     steps,
 )
+from ..checked_graph import checked_graph
 from .graph import without_saturation
 
 
@@ -42,11 +45,13 @@ class OnnxRuntimeEngine:
         # A thread that waits for the next batch must leave its core to the rest of the server.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            graph = without_saturation(bundle.graph_path).SerializeToString()
+            graph = without_saturation(_model(bundle)).SerializeToString()
             for _ in range(streams):
                 self._sessions.put(
                     onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
                 )
+        except BundleError:
+            raise
         except Exception as error:  # of many kinds, all of its own
             raise EngineError(f"ONNX Runtime does not take the graph: {error}") from error
         self.device = (
@@ -68,3 +73,12 @@ class OnnxRuntimeEngine:
         """ONNX Runtime frees a session with its last reference."""
         while not self._sessions.empty():
             self._sessions.get()
+
+
+def _model(bundle: Bundle) -> onnx.ModelProto:
+    graph = checked_graph(bundle)
+    model = onnx.load_model_from_string(graph.content)
+    if graph.data:
+        load_external_data_for_model(model, str(bundle.path))
+        bundle.check_unchanged(graph.data)
+    return model

@@ -9,8 +9,6 @@ the weights (docs/quantization.md has the figures).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -18,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 CONTRIB = "com.microsoft"
 
 
-def without_saturation(path: Path) -> onnx.ModelProto:
-    """The graph of an int8 bundle with its linear layers in 7 by 8 bits and the rest in float32."""
-    model = onnx.load(path)
+def without_saturation(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph of an int8 bundle, with all its weights in it, with its linear layers in 7 by 8
+    bits and the rest in float32. It is the same object."""
     graph = _Graph(model)
     graph.widen()
     graph.rewrite_linears()

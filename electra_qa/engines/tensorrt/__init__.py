@@ -22,6 +22,7 @@ from ...bundle import Bundle
 from ...spans import DecodedWindows
 from ...windows import WindowBatch
 from .. import EngineError, EngineSettings
+from ..checked_graph import CheckedGraph, checked_graph
 from .build import TensorRTOptions, build_plan
 from .cache import PlanCache, plan_key
 from .cuda import GpuFaultError, GpuThread, describe_gpu
@@ -61,6 +62,7 @@ class TensorRTEngine:
         self, bundle: Bundle, settings: EngineSettings, *, options: TensorRTOptions = DEFAULTS
     ) -> None:
         """Raises EngineError where there is no GPU, or TensorRT does not take the graph."""
+        graph = checked_graph(bundle)
         limit = bundle.manifest.max_seq_length_limit
         self.batch_tokens = settings.max_batch_tokens or BATCH_TOKENS
         profiles = Profiles.up_to(limit, self.batch_tokens)
@@ -76,7 +78,7 @@ class TensorRTEngine:
                 # One by one: those before one that fails are closed.
                 threads.append(GpuThread(f"gpu-{index}"))  # noqa: PERF401
             gpu = threads[0].call(describe_gpu)
-            plan = threads[0].call(_plan, bundle, profiles, options)
+            plan = threads[0].call(_plan, bundle, graph, profiles, options)
             n_best_size = bundle.manifest.n_best_size
             for thread in threads:
                 # Each loads the plan: weights twice, but nothing of CUDA is shared by threads.
@@ -111,7 +113,9 @@ class TensorRTEngine:
         self._closing()
 
 
-def _plan(bundle: Bundle, profiles: Profiles, options: TensorRTOptions) -> bytes:
+def _plan(
+    bundle: Bundle, graph: CheckedGraph, profiles: Profiles, options: TensorRTOptions
+) -> bytes:
     """The plan that is kept, where TensorRT takes it; else a new one, which is kept."""
     gpu = describe_gpu()
     cache = PlanCache(bundle, gpu, trt.__version__)
@@ -126,7 +130,7 @@ def _plan(bundle: Bundle, profiles: Profiles, options: TensorRTOptions) -> bytes
             return plan
     log.info("building the engine for %s: this takes minutes, once", gpu.name)
     started = time.monotonic()
-    plan, timing = build_plan(bundle, profiles, options, cache.load_timing())
+    plan, timing = build_plan(bundle, graph, profiles, options, cache.load_timing())
     log.info("built the engine in %.0f s", time.monotonic() - started)
     cache.save_timing(timing)
     cache.save_plan(key, plan)

@@ -13,6 +13,7 @@ import tensorrt as trt
 
 from ...bundle import Bundle
 from .. import EngineError
+from ..checked_graph import CheckedGraph
 from .profiles import INPUTS, Profiles, graph_tensors
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,11 @@ def why() -> str:
 
 
 def build_plan(
-    bundle: Bundle, profiles: Profiles, options: TensorRTOptions, timing_cache: bytes
+    bundle: Bundle,
+    graph: CheckedGraph,
+    profiles: Profiles,
+    options: TensorRTOptions,
+    timing_cache: bytes,
 ) -> tuple[bytes, bytes]:
     """The plan of a bundle for this GPU, and the timing cache with what building it measured.
 
@@ -93,7 +98,7 @@ def build_plan(
         raise EngineError(f"TensorRT does not start: {why()}") from error
     # No flags: networks are strongly typed in TensorRT 11, precision is in the graph.
     network = builder.create_network()
-    parser = _parse(bundle, network)
+    parser = _parse(bundle, graph, network)
     config = builder.create_builder_config()
     cache = _set_timing_cache(config, timing_cache)
     if bundle.manifest.precision == "fp32":
@@ -115,15 +120,17 @@ def build_plan(
         if config.add_optimization_profile(profile) < 0:
             raise EngineError(f"TensorRT refuses the profile of {length} tokens: {why()}")
     plan = builder.build_serialized_network(network, config)
+    bundle.check_unchanged(graph.data)
     if plan is None:
         raise EngineError(f"TensorRT can't build the engine: {why()}")
     del parser  # not before: weights of the network are the parser's memory
     return bytes(plan), b"" if cache is None else bytes(cache.serialize())
 
 
-def _parse(bundle: Bundle, network: Any) -> Any:
+def _parse(bundle: Bundle, graph: CheckedGraph, network: Any) -> Any:
     parser = trt.OnnxParser(network, logger)
-    if parser.parse_from_file(str(bundle.graph_path)):
+    # The path says where the files beside it are.
+    if parser.parse(graph.content, str(bundle.graph_path)):
         return parser
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     reasons = [
