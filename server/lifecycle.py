@@ -89,13 +89,7 @@ async def started(
     async with AsyncExitStack() as stack:
         with ExitStack() as at_failure:
             at_failure.callback(engine.close)
-            try:
-                lengths = warm_up_lengths(settings, bundle)
-                content = bundle.read_tokenizer()
-                tokenizer = Tokenizer(content, bundle.manifest.special_tokens)
-            except ValueError as error:
-                raise StartError(str(error)) from error
-            _check(settings)
+            lengths, content, tokenizer = _prepared(bundle, settings)
             security = make_security(settings, metrics)
             tracing = start_tracing()
             parts = Parts(bundle, engine, tokenizer)
@@ -138,13 +132,19 @@ async def started(
         yield address, models
 
 
-def _check(settings: ServerSettings) -> None:
-    """Raises StartError for settings that contradict each other."""
+def _prepared(bundle: Bundle, settings: ServerSettings) -> tuple[list[int], str, Tokenizer]:
+    """The lengths to warm up, the tokenizer.json and what it makes. Raises StartError."""
     if settings.max_inflight_bytes < settings.max_message_bytes:
         raise StartError(
             f"max_inflight_bytes ({settings.max_inflight_bytes}) must be at least "
             f"max_message_bytes ({settings.max_message_bytes})"
         )
+    try:
+        content = bundle.read_tokenizer()
+        tokenizer = Tokenizer(content, bundle.manifest.special_tokens)
+        return warm_up_lengths(settings, bundle), content, tokenizer
+    except ValueError as error:
+        raise StartError(str(error)) from error
 
 
 async def serve_until(
