@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 from tokenizers import BertWordPieceTokenizer
 
 from electra_qa.bundle import sha256_of
@@ -68,7 +67,7 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
             "Convert them once with Transformers: model.save_pretrained(folder)"
         )
     try:
-        stored = load_file(weights_file)
+        stored = _LazyTensors(weights_file)
     except (SafetensorError, OSError) as error:
         raise BuildError(f"{weights_file.name} can't be read: {error}") from error
     return Checkpoint(
@@ -80,6 +79,27 @@ def load_checkpoint(folder_or_hub_id: str) -> Checkpoint:
         special_tokens=family.special_tokens,
         null_score_diff_threshold=config.number("null_score_diff_threshold"),
     )
+
+
+class _LazyTensors(Mapping[str, npt.NDArray[Any]]):
+    """Those of a safetensors file, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = cast(Any, safe_open(path, framework="numpy"))  # whose methods have no types
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        tensor: npt.NDArray[Any] = self._file.get_tensor(name)
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class _OurWeights(Mapping[str, npt.NDArray[Any]]):

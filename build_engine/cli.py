@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import onnx
 from google.protobuf.message import DecodeError
 from rich.console import Console
 
@@ -17,6 +16,7 @@ from .build import BuildData, BuildSettings, build_bundle
 from .check import check_graph
 from .errors import BuildError
 from .finetune.settings import FinetuneData, FinetuneSettings
+from .graph_file import read_without_weights
 
 
 @click.command()
@@ -63,7 +63,7 @@ def build(
 def check(graph: Path) -> None:
     """Say what TensorRT would refuse in an ONNX file. Exit code 1 if there is anything."""
     try:
-        problems = check_graph(onnx.load(graph))
+        problems = check_graph(read_without_weights(graph))
     except DecodeError as error:
         raise click.ClickException(f"{graph} is not an ONNX file") from error
     for problem in problems:

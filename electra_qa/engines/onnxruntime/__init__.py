@@ -42,7 +42,10 @@ class OnnxRuntimeEngine:
         # A thread that waits for the next batch must leave its core to the rest of the server.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            graph = without_saturation(bundle.graph_path).SerializeToString()
+            rewritten = without_saturation(bundle.graph_path)
+            graph = rewritten.graph.SerializeToString()
+            self._weights = list(rewritten.weights.values())
+            options.add_external_initializers(list(rewritten.weights), self._weights)
             for _ in range(streams):
                 self._sessions.put(
                     onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
