@@ -120,8 +120,8 @@ def weights_outside(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         from electra_qa.engines.onnxruntime import graph
 
         monkeypatch.setattr(graph_file, "MOST_INSIDE", 0)
-        monkeypatch.setattr(graph_file, "SMALL", 1024)
-        monkeypatch.setattr(graph, "SMALL", 1024)
+        monkeypatch.setattr(graph_file, "SMALL", 2**16)
+        monkeypatch.setattr(graph, "SMALL", 2**16)
 
     return make
 

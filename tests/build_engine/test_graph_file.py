@@ -48,7 +48,7 @@ def test_a_bundle_with_its_weights_outside_is_the_same_bundle(
     tmp_path: Path,
     precision: str,
 ) -> None:
-    checkpoint = tiny_checkpoint()
+    checkpoint = tiny_checkpoint(hidden_size=128, intermediate_size=640)
     inside = build(checkpoint, tmp_path / "inside", precision)
     weights_outside()
     outside = build(checkpoint, tmp_path / "outside", precision)
@@ -57,7 +57,7 @@ def test_a_bundle_with_its_weights_outside_is_the_same_bundle(
     assert sorted(inside.manifest.files) == [graph, "tokenizer.json"]
     assert sorted(outside.manifest.files) == [graph, f"{graph}.data", "tokenizer.json"]
     size = outside.graph_path.stat().st_size
-    assert size < 0.2 * inside.graph_path.stat().st_size
+    assert size < 0.4 * inside.graph_path.stat().st_size
     assert inside.graph_path.stat().st_size < size + (outside.path / f"{graph}.data").stat().st_size
     assert CliRunner().invoke(main, ["check", str(outside.graph_path)]).exit_code == 0
 
