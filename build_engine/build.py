@@ -20,8 +20,9 @@ from electra_qa.bundle import (
     TOKENIZER,
     Bundle,
     Manifest,
+    begin_bundle,
     graph_name,
-    write_bundle,
+    seal_bundle,
 )
 from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import setting
@@ -36,6 +37,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .decode import MAX_PAIRS
 from .errors import BuildError
 from .graph import OPSET, build_graph
+from .graph_file import read_without_weights, write_graph
 from .quantization import QuantizationSettings, quantize, sites
 from .quantized import QuantizedLinear
 
@@ -108,6 +110,25 @@ def build_bundle(
 
     Progress goes to `console`. Raises BuildError; what was begun to be written does not load then.
     """
+    try:
+        # The checkpoint is let go of before engines are made.
+        bundle = _write(checkpoint_name, output, settings, data, console, tokenizer)
+        return _finish(checkpoint_name, bundle, settings, data, console, tokenizer)
+    except BaseException:
+        with suppress(OSError):
+            (output / MANIFEST).unlink()
+        raise
+
+
+def _write(
+    checkpoint_name: str,
+    output: Path,
+    settings: BuildSettings,
+    data: BuildData,
+    console: Console,
+    tokenizer: str | None,
+) -> Bundle:
+    """Load, quantize, write."""
     with _step(console, f"Loading {checkpoint_name}"):
         checkpoint = load_checkpoint(checkpoint_name, tokenizer)
         _check(checkpoint, settings, data)
@@ -115,7 +136,7 @@ def build_bundle(
     calibration = None
     if settings.precision == "int8":
         linears, calibration = _quantize(checkpoint, settings, data, console)
-    with _step(console, f"Exporting the graph ({settings.precision}, opset {OPSET})"):
+    with _step(console, f"Writing {output} ({settings.precision}, opset {OPSET})"):
         graph = build_graph(
             checkpoint,
             half=settings.precision != "fp32",
@@ -124,34 +145,27 @@ def build_bundle(
             n_best_size=settings.n_best_size,
             max_answer_length_limit=settings.max_answer_length_limit,
         )
-        if problems := check_graph(graph):
+        with _writing(output):
+            begin_bundle(output)
+            path = output / graph_name(settings.precision)
+            files = write_graph(graph, path)
+            (output / TOKENIZER).write_bytes(checkpoint.tokenizer.encode())
+        if problems := check_graph(read_without_weights(path)):
             raise BuildError(f"TensorRT would refuse the graph: {problems[0]}")
-        files = {
-            graph_name(settings.precision): graph.SerializeToString(deterministic=True),
-            TOKENIZER: checkpoint.tokenizer.encode(),
-        }
-    manifest = _manifest(checkpoint, settings, calibration)
-    try:
-        return _finish(checkpoint_name, output, settings, data, manifest, files, console, tokenizer)
-    except BaseException:
-        with suppress(OSError):
-            (output / MANIFEST).unlink()
-        raise
+        manifest = _manifest(checkpoint, settings, calibration)
+        with _writing(output):
+            return seal_bundle(output, manifest, [*(file.name for file in files), TOKENIZER])
 
 
 def _finish(
     checkpoint_name: str,
-    output: Path,
+    bundle: Bundle,
     settings: BuildSettings,
     data: BuildData,
-    manifest: Manifest,
-    files: dict[str, bytes],
     console: Console,
     tokenizer: str | None,
 ) -> Bundle:
-    """Write, compile, measure."""
-    with _step(console, f"Writing {output}"):
-        bundle = _write(output, manifest, files)
+    """Compile, measure."""
     with _step(console, "Compiling for this machine"):
         engine = _compile(bundle, settings.device)
     with closing(engine):
@@ -171,7 +185,11 @@ def _finish(
                 f"F1 on {data.accuracy.name} drops by {drop:.2f}, "
                 f"max_f1_drop is {settings.max_f1_drop:g}"
             )
-    return _write(output, dataclasses.replace(manifest, metrics=metrics), files)
+    manifest = bundle.manifest
+    with _writing(bundle.path):
+        return seal_bundle(
+            bundle.path, dataclasses.replace(manifest, metrics=metrics), manifest.files
+        )
 
 
 def _quantize(
@@ -188,16 +206,25 @@ def _quantize(
         raise BuildError(str(error)) from error
     if not drawn:
         raise BuildError("the calibration files hold no question")
+    layers = [None, *checkpoint.family.layer_names(checkpoint.architecture)]
+    groups = sum(len(sites(checkpoint, layer)) for layer in layers)
+    parts = checkpoint.architecture.num_hidden_layers + 1
+    linears: dict[str, QuantizedLinear] = {}
     names = ", ".join(file.name for file in data.calibration) or "the built-in calibration set"
     drawn_from = f"{len(drawn)} windows of {names}"
     console.print(f"Calibrating on {drawn_from}")
     with Progress(console=console) as progress:
-        watching = progress.add_task("Calibrating", total=len(drawn))
-        rounding = progress.add_task("Rounding", total=len(sites(checkpoint)))
-        observed = observe(checkpoint, drawn, lambda: progress.advance(watching))
-        linears = quantize(
-            checkpoint, observed, QuantizationSettings(), lambda: progress.advance(rounding)
-        )
+        watching = progress.add_task("Calibrating", total=len(drawn) * parts)
+        rounding = progress.add_task("Rounding", total=groups)
+        for layer, observed in observe(checkpoint, drawn, lambda: progress.advance(watching)):
+            linears |= quantize(
+                checkpoint,
+                layer,
+                observed,
+                QuantizationSettings(),
+                lambda: progress.advance(rounding),
+            )
+            observed.clear()  # before the next layer is run
     return linears, drawn_from
 
 
@@ -293,9 +320,10 @@ def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str 
     )
 
 
-def _write(output: Path, manifest: Manifest, files: dict[str, bytes]) -> Bundle:
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
     try:
-        return write_bundle(output, manifest, files)
+        yield
     except OSError as error:
         raise BuildError(f"{output} can't be written: {error.strerror}") from error
 

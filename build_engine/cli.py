@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import onnx
 from google.protobuf.message import DecodeError
 from rich.console import Console
 
@@ -19,6 +18,7 @@ from .cached import cached_bundle
 from .check import check_graph
 from .errors import BuildError
 from .finetune.settings import FinetuneData, FinetuneSettings
+from .graph_file import read_without_weights
 from .hub import with_revision
 
 
@@ -94,7 +94,7 @@ def build(
 def check(graph: Path) -> None:
     """Say what TensorRT would refuse in an ONNX file. Exit code 1 if there is anything."""
     try:
-        problems = check_graph(onnx.load(graph))
+        problems = check_graph(read_without_weights(graph))
     except DecodeError as error:
         raise click.ClickException(f"{graph} is not an ONNX file") from error
     for problem in problems:

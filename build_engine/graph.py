@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import onnx
 import onnx_ir as ir
 
 from electra_qa.windows import BOUNDS
@@ -46,8 +45,10 @@ def build_graph(
     int8_embeddings: bool = False,
     n_best_size: int,
     max_answer_length_limit: int,
-) -> onnx.ModelProto:
+) -> ir.Model:
     """The graph of a checkpoint, strongly typed: no engine may choose a type in it.
+
+    It holds no weights: they are read from the checkpoint when it is written, see `graph_file.py`.
 
     half: compute in float16, else in float32.
     linears: linear layers to compute in int8, by name.
@@ -67,7 +68,7 @@ def build_graph(
 
     Raises BuildError where a weight is out of float16's range.
     """
-    graph = ir.Graph(inputs=[], outputs=[], nodes=[], opset_imports={"": OPSET}, name="electra_qa")
+    graph = empty_graph()
     writer = Writer(graph, checkpoint.weights, half, linears or {})
     builder = writer.builder
     input_ids = builder.input("input_ids", ir.DataType.INT32, ["windows", "length"])
@@ -84,11 +85,18 @@ def build_graph(
         outputs = decode(writer, logits, columns, n_best_size, max_answer_length_limit)
     for name, value in {**outputs, "logits": logits}.items():
         builder.add_output(value, name)
+    return finished(graph)
+
+
+def empty_graph() -> ir.Graph:
+    return ir.Graph(inputs=[], outputs=[], nodes=[], opset_imports={"": OPSET}, name="electra_qa")
+
+
+def finished(graph: ir.Graph) -> ir.Model:
+    """The graph without what onnxscript's builder noted on its nodes, as a model."""
     for node in graph:
         node.metadata_props.clear()
-    proto = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION, producer_name="electra-qa"))
-    onnx.checker.check_model(proto)
-    return proto
+    return ir.Model(graph, ir_version=IR_VERSION, producer_name="electra-qa")
 
 
 def _encoder(

@@ -24,9 +24,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .checkpoint import Checkpoint
 from .quantized import INT8_MAX, SMALLEST, Floats, QuantizedInput, QuantizedLinear, in_float16
+
+ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +54,42 @@ class QuantizationSettings:
     smoothing: float = 0.95
 
 
-def sites(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
-    """The linear layers that are quantized, grouped by the input that they share."""
-    family = checkpoint.family
-    groups: list[tuple[str, ...]] = []
-    if family.projects(checkpoint.architecture):
-        groups.append(("embeddings_project",))
-    for layer in family.layer_names(checkpoint.architecture):
-        groups += family.sites(layer)
-    return groups
+def sites(checkpoint: Checkpoint, layer: str | None) -> list[tuple[str, ...]]:
+    """The linear layers of a layer that are quantized, grouped by the input that they share.
+
+    layer: its name; None for what comes before the first.
+    """
+    if layer is not None:
+        return checkpoint.family.sites(layer)
+    return [("embeddings_project",)] if checkpoint.family.projects(checkpoint.architecture) else []
 
 
 def quantize(
     checkpoint: Checkpoint,
+    layer: str | None,
     observed: Mapping[str, Observed],
     settings: QuantizationSettings,
     on_site: Callable[[], None],
 ) -> dict[str, QuantizedLinear]:
-    """The quantized linear layers of a checkpoint, by name.
+    """The quantized linear layers of a layer, by name.
 
-    observed: what calibration saw, by the name of the first layer of each site.
+    layer: as of `sites`.
+    observed: what calibration saw, by the name of the first linear layer of each site.
     on_site: called once a site is done.
     """
+    groups = sites(checkpoint, layer)
     weights = {
         name: np.ascontiguousarray(checkpoint.weights[f"{name}.weight"].T, dtype=np.float32)
-        for group in sites(checkpoint)
+        for group in groups
         for name in group
     }
     biases = {name: _bias(checkpoint, name, weights[name].shape[1]) for name in weights}
     seen = dict(observed)
-    for layer in checkpoint.family.layer_names(checkpoint.architecture):
+    if layer is not None:
         feed_forward = checkpoint.family.feed_forward(layer)
         _split(feed_forward, weights, biases, seen, settings.split_neurons)
     linears: dict[str, QuantizedLinear] = {}
-    for group in sites(checkpoint):
+    for group in groups:
         linears |= _quantize_site(group, weights, biases, seen[group[0]], settings.smoothing)
         on_site()
     return linears
@@ -138,7 +143,8 @@ def _quantize_site(
     inputs = np.rint(seen.sample * factor / scale)
     inputs = (np.clip(inputs, -INT8_MAX - 1, INT8_MAX) * scale).astype(np.float32)
     rounded = _round(smoothed, weight_scale, inputs)
-    missing = (seen.sample @ together - inputs @ (rounded * weight_scale)).mean(axis=0)
+    # The mean error, which is that of the mean input.
+    missing = _mean(seen.sample) @ together - _mean(inputs) @ (rounded * weight_scale)
 
     quantized_input = QuantizedInput(factor, float(scale))
     ends = np.cumsum([weights[name].shape[1] for name in group])
@@ -147,10 +153,15 @@ def _quantize_site(
             quantized_input,
             rounded[:, end - len(biases[name]) : end].astype(np.int8),
             weight_scale[end - len(biases[name]) : end],
-            biases[name] + missing[end - len(biases[name]) : end],
+            (biases[name] + missing[end - len(biases[name]) : end]).astype(np.float32),
         )
         for name, end in zip(group, ends, strict=True)
     }
+
+
+def _mean(inputs: Floats) -> npt.NDArray[np.float64]:
+    mean: npt.NDArray[np.float64] = inputs.mean(axis=0, dtype=np.float64)
+    return mean
 
 
 def _round(weights: Floats, scale: Floats, inputs: Floats, damping: float = 0.01) -> Floats:
@@ -158,16 +169,26 @@ def _round(weights: Floats, scale: Floats, inputs: Floats, damping: float = 0.01
 
     weights: [in, out]. scale: [out]. inputs: [tokens, in]. damping: as in the paper.
     """
-    hessian = (inputs.T @ inputs).astype(np.float64)
-    diagonal = np.diag_indices_from(hessian)
-    hessian[diagonal] += damping * np.mean(hessian[diagonal]) + 1e-12
-    order = np.argsort(-hessian[diagonal])
-    inverse = np.linalg.inv(hessian[np.ix_(order, order)])
-    upper = np.linalg.cholesky(inverse).T.astype(np.float32)
-    rest = weights[order].copy()
+    order, upper = _corrections(inputs, damping)
+    rest = weights[order]
     rounded = np.empty_like(rest)
-    for row in range(len(rest)):
-        rounded[row] = np.clip(np.rint(rest[row] / scale), -INT8_MAX, INT8_MAX)
-        error = (rest[row] - rounded[row] * scale) / upper[row, row]
-        rest[row + 1 :] -= np.outer(upper[row, row + 1 :], error)
+    for begin in range(0, len(rest), ROWS_AT_ONCE):
+        end = min(begin + ROWS_AT_ONCE, len(rest))
+        errors = np.empty_like(rest[begin:end])
+        for row in range(begin, end):
+            rounded[row] = np.clip(np.rint(rest[row] / scale), -INT8_MAX, INT8_MAX)
+            error = errors[row - begin] = (rest[row] - rounded[row] * scale) / upper[row, row]
+            rest[row + 1 : end] -= np.outer(upper[row, row + 1 : end], error)
+        # All at once for the rows behind, of which there are many (the paper's "lazy batches").
+        rest[end:] -= upper[begin:end, end:].T @ errors
     return rounded[np.argsort(order)]
+
+
+def _corrections(inputs: Floats, damping: float) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The order in which input channels are rounded, and by how much of the error of each the
+    ones behind it change: the upper Cholesky factor of the inverse Hessian, [in, in]."""
+    hessian = inputs.T @ inputs
+    order = np.argsort(-hessian.diagonal())
+    ordered = hessian[np.ix_(order, order)].astype(np.float64)
+    ordered[np.diag_indices_from(ordered)] += damping * np.mean(ordered.diagonal()) + 1e-12
+    return order, np.linalg.cholesky(np.linalg.inv(ordered)).T.astype(np.float32)

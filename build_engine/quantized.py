@@ -12,6 +12,7 @@ Floats = npt.NDArray[np.float32]
 
 INT8_MAX = 127
 SMALLEST = 1e-5  # in place of 0, where a range or a scale divides
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,19 @@ def in_float16(values: Any) -> Any:
     return np.asarray(values).astype(np.float16).astype(np.float32)
 
 
-def quantize_table(table: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], Floats]:
-    """An embedding table [rows, columns] as int8, with a scale for each row, float32 [rows]."""
-    values = table.astype(np.float32)
-    scale: Floats = in_float16(np.maximum(np.abs(values).max(axis=1) / INT8_MAX, SMALLEST))
-    return np.clip(np.rint(values / scale[:, None]), -INT8_MAX, INT8_MAX).astype(np.int8), scale
+def table_scale(table: npt.NDArray[Any]) -> Floats:
+    """A scale for each row of an embedding table [rows, columns], float32 [rows]."""
+    highest, lowest = table.max(axis=1), table.min(axis=1)
+    reach = np.maximum(highest, -lowest).astype(np.float32)
+    scale: Floats = in_float16(np.maximum(reach / INT8_MAX, SMALLEST))
+    return scale
+
+
+def quantize_table(table: npt.NDArray[Any], scale: Floats) -> npt.NDArray[np.int8]:
+    """The table as int8, to be multiplied by the scales of its rows."""
+    rounded = np.empty(table.shape, np.int8)
+    for begin in range(0, len(table), ROWS_AT_ONCE):  # the largest tensor: no copies of all of it
+        rows = slice(begin, begin + ROWS_AT_ONCE)
+        values = np.rint(table[rows].astype(np.float32) / scale[rows, None])
+        rounded[rows] = np.clip(values, -INT8_MAX, INT8_MAX)
+    return rounded

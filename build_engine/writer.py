@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,15 +12,22 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from .errors import BuildError
-from .quantized import QuantizedInput, QuantizedLinear, quantize_table
+from .quantized import QuantizedInput, QuantizedLinear, quantize_table, table_scale
 
 Op = Any
-Weights = Mapping[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Weights = Mapping[str, Array]
 
 
 class Writer:
     """onnxscript's builder with the checkpoint's weights at hand, and the graph's two types:
-    `dtype`, which it computes in, and float32 ("full"), for what needs that."""
+    `dtype`, which it computes in, and float32 ("full"), for what needs that.
+
+    Weights are read and converted when the graph is written to a file, one at a time: until then
+    it holds none of them.
+
+    inputs: of the linear layers, by name; of one that is used several times the first.
+    """
 
     def __init__(
         self,
@@ -35,6 +42,7 @@ class Writer:
         self._half = half
         self.weights = weights
         self._linears = linears
+        self.inputs: dict[str, ir.Value] = {}
         self._rounded: dict[ir.Value, ir.Value] = {}
         self._stored: dict[str, ir.Value] = {}
 
@@ -58,35 +66,49 @@ class Writer:
         """In the type that the graph computes in."""
         if not self._half:
             return self.full_weight(name, transpose=transpose)
-        return self._store(name, self._halved(name), transpose)
+        return self._store_weight(name, np.dtype(np.float16), transpose)
 
     def full_weight(self, name: str, *, transpose: bool = False) -> ir.Value:
         """In float32."""
-        value = self._store(name, self.weights[name], transpose)
-        if self.weights[name].dtype == np.float32:
-            return value
-        return self.op.Cast(value, to=ir.DataType.FLOAT)
+        dtype = self.weights[name].dtype
+        value = self._store_weight(name, dtype, transpose)
+        return value if dtype == np.float32 else self.op.Cast(value, to=ir.DataType.FLOAT)
 
-    def _store(self, name: str, array: npt.NDArray[Any], transpose: bool) -> ir.Value:
+    def _store_weight(self, name: str, dtype: np.dtype[Any], transpose: bool = False) -> ir.Value:
+        weight = self.weights[name]
+        if dtype != weight.dtype:
+            with np.errstate(over="ignore"):
+                if not np.isfinite(weight.astype(dtype)).all():
+                    raise BuildError(f"{name} has values out of float16's range: build with fp32")
+
+        def read() -> Array:
+            array = self.weights[name].astype(dtype, copy=False)
+            return np.ascontiguousarray(array.T) if transpose else array
+
+        return self._store(name, dtype, weight.shape[::-1] if transpose else weight.shape, read)
+
+    def _store(
+        self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...], read: Callable[[], Array]
+    ) -> ir.Value:
         if name not in self._stored:  # ALBERT's layers share theirs
-            array = np.ascontiguousarray(array.T) if transpose else array
-            tensor = ir.tensor(array, name=name)
+            tensor = ir.LazyTensor(
+                lambda: ir.tensor(read(), name=name),
+                ir.DataType.from_numpy(np.dtype(dtype)),
+                ir.Shape(shape),
+                name=name,
+            )
             self._stored[name] = self.builder.initializer(tensor, name, qualify=False)
         return self._stored[name]
 
-    def _halved(self, name: str) -> npt.NDArray[Any]:
-        with np.errstate(over="ignore"):
-            array = self.weights[name].astype(np.float16)
-        if not np.isfinite(array).all():
-            raise BuildError(f"{name} has values out of float16's range: build with fp32")
-        return array
+    def _store_array(self, name: str, array: Array) -> ir.Value:
+        return self._store(name, array.dtype, array.shape, lambda: array)
 
     def embedding(self, name: str, index: ir.Value) -> ir.Value:
         """Rows of a table, in float32. The Cast is behind the Gather: the table stays small."""
         name = f"embeddings.{name}_embeddings.weight"
-        array = self._halved(name) if self._half else self.weights[name]
-        rows = self.op.Gather(self._store(name, array, False), index, axis=0)
-        return rows if array.dtype == np.float32 else self.op.Cast(rows, to=ir.DataType.FLOAT)
+        dtype = self.dtype if self._half else self.weights[name].dtype
+        rows = self.op.Gather(self._store_weight(name, dtype), index, axis=0)
+        return rows if dtype == np.float32 else self.op.Cast(rows, to=ir.DataType.FLOAT)
 
     def int8_embedding(self, name: str, index: ir.Value) -> ir.Value:
         """Rows of a table that is stored in int8, in float32.
@@ -95,16 +117,18 @@ class Writer:
         documentation says nothing. Engines fold the constant.
         """
         name = f"embeddings.{name}_embeddings.weight"
-        table, scale = quantize_table(self.weights[name])
+        table = self.weights[name]
+        scale, shape = table_scale(table), table.shape
         values = self.op.DequantizeLinear(
-            self._store(name, table, False),
-            self._store(f"{name}.scale", scale.astype(self.dtype), False),
+            self._store(name, np.int8, shape, lambda: quantize_table(self.weights[name], scale)),
+            self._store_array(f"{name}.scale", scale.astype(self.dtype)),
             self.constant("zero", np.zeros(len(scale), np.int8)),
             axis=0,
         )
         return self.full(self.op.Gather(values, index, axis=0))
 
     def linear(self, x: ir.Value, name: str) -> ir.Value:
+        self.inputs.setdefault(name, x)
         if name in self._linears:
             return self._int8_linear(x, name, self._linears[name])
         product = self.op.MatMul(x, self.weight(f"{name}.weight", transpose=True))
@@ -116,13 +140,13 @@ class Writer:
         if x not in self._rounded:  # query, key and value share one
             self._rounded[x] = self._round(x, linear.input)
         weight = self.op.DequantizeLinear(
-            self._store(f"{name}.weight", linear.weight, False),
-            self._store(f"{name}.weight_scale", linear.weight_scale.astype(self.dtype), False),
+            self._store_array(f"{name}.weight", linear.weight),
+            self._store_array(f"{name}.weight_scale", linear.weight_scale.astype(self.dtype)),
             self.constant("weight_zero", np.zeros(len(linear.weight_scale), np.int8)),
             axis=1,
         )
         product = self.op.MatMul(self._rounded[x], weight)
-        bias = self._store(f"{name}.bias", linear.bias.astype(self.dtype), False)
+        bias = self._store_array(f"{name}.bias", linear.bias.astype(self.dtype))
         return self.op.Add(product, bias)
 
     def _round(self, x: ir.Value, how: QuantizedInput) -> ir.Value:

@@ -1,8 +1,9 @@
 """The bundle: a folder with a graph, a tokenizer and a manifest, and nothing that is executed.
 
-    manifest.json           what it is, and the sha256 of every other file
-    model.<precision>.onnx  the typed graph, see `build_engine/graph.py`
-    tokenizer.json          the checkpoint's tokenizer
+    manifest.json                what it is, and the sha256 of every other file
+    model.<precision>.onnx       the typed graph, see `build_engine/graph.py`
+    model.<precision>.onnx.data  its weights, where they are many
+    tokenizer.json               the checkpoint's tokenizer
 
 Beside them there may be what was compiled from the graph for a machine; that is a cache, which
 nothing is read from that the manifest does not vouch for but the engine's own library.
@@ -213,6 +214,14 @@ class Bundle:
         return self.path / graph_name(self.manifest.precision)
 
     @property
+    def graph_sha256(self) -> str:
+        """Of the graph's file; where its weights have one of their own, of both sums' digits."""
+        name = graph_name(self.manifest.precision)
+        files = self.manifest.files
+        sums = [files[file] for file in (name, graph_data_name(name)) if file in files]
+        return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+    @property
     def tokenizer_path(self) -> Path:
         return self.path / TOKENIZER
 
@@ -255,6 +264,11 @@ class Bundle:
 
 def graph_name(precision: str) -> str:
     return f"model.{precision}.onnx"
+
+
+def graph_data_name(graph: str) -> str:
+    """Of the file with the weights that are not in the graph's own file."""
+    return f"{graph}.data"
 
 
 def default_bundle_path() -> Path:
@@ -313,11 +327,23 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     """Write a bundle; the sums of `files` replace those of `manifest`. The manifest comes last."""
     if any(Path(name).name != name for name in files):
         raise ValueError("files must have plain names")
-    path.mkdir(parents=True, exist_ok=True)
-    (path / MANIFEST).unlink(missing_ok=True)
+    begin_bundle(path)
     for name, content in files.items():
         (path / name).write_bytes(content)
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return seal_bundle(path, manifest, files)
+
+
+def begin_bundle(path: Path) -> None:
+    """Make the folder that the files of a bundle are written to; one that is there is no bundle
+    any more."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / MANIFEST).unlink(missing_ok=True)
+
+
+def seal_bundle(path: Path, manifest: Manifest, names: Iterable[str]) -> Bundle:
+    """Make a bundle of the files of these names in a folder; their sums replace those of
+    `manifest`, which is written last."""
+    sums = {name: sha256_of(path / name) for name in names}
     complete = dataclasses.replace(manifest, files=sums)
     (path / MANIFEST).write_text(complete.to_json(), encoding="utf-8")
     return load_bundle(path)

@@ -152,6 +152,21 @@ def reference(shared_models: Path) -> dict[str, dict[str, Any]]:
     return content
 
 
+@pytest.fixture
+def weights_outside(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, has graphs of any size written and read as large ones are."""
+
+    def make() -> None:
+        from electra_qa.build_engine import graph_file
+        from electra_qa.engines.onnxruntime import graph
+
+        monkeypatch.setattr(graph_file, "MOST_INSIDE", 0)
+        monkeypatch.setattr(graph_file, "SMALL", 2**16)
+        monkeypatch.setattr(graph, "SMALL", 2**16)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(
     checkpoint: Path, tmp_path_factory: pytest.TempPathFactory

@@ -21,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import onnx
+import onnx_ir as ir
 from rich.console import Console
 
 from electra_qa.build_engine.accuracy import predict
@@ -50,7 +51,10 @@ Feeds = list[dict[str, np.ndarray]]
 def full(checkpoint: Checkpoint) -> onnx.ModelProto:
     """The float32 graph with float32 weights, as other quantizers want it."""
     weights = {name: array.astype(np.float32) for name, array in checkpoint.weights.items()}
-    return build_graph(dataclasses.replace(checkpoint, weights=weights), **SPANS)
+    graph: onnx.ModelProto = ir.to_proto(
+        build_graph(dataclasses.replace(checkpoint, weights=weights), **SPANS)
+    )
+    return graph
 
 
 def is_kind(name: str, kind: str) -> bool:
@@ -60,12 +64,19 @@ def is_kind(name: str, kind: str) -> bool:
 def variants(
     checkpoint: Checkpoint, windows: list[Window], feeds: Feeds
 ) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]:
-    observed = observe(checkpoint, windows, lambda: None)
+    observed = dict(observe(checkpoint, windows, lambda: None))
 
     def ours(settings: QuantizationSettings, left_out: str | None = None) -> onnx.ModelProto:
-        linears = quantize(checkpoint, observed, settings, lambda: None)
-        kept = {n: v for n, v in linears.items() if left_out is None or not is_kind(n, left_out)}
-        return build_graph(checkpoint, half=True, linears=kept, int8_embeddings=True, **SPANS)
+        linears = {
+            name: linear
+            for layer, seen in observed.items()
+            for name, linear in quantize(checkpoint, layer, seen, settings, lambda: None).items()
+            if left_out is None or not is_kind(name, left_out)
+        }
+        graph: onnx.ModelProto = ir.to_proto(
+            build_graph(checkpoint, half=True, linears=linears, int8_embeddings=True, **SPANS)
+        )
+        return graph
 
     yield "as built", lambda: ours(QuantizationSettings())
     yield "smoothing 0.8", lambda: ours(QuantizationSettings(smoothing=0.8))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -74,7 +75,7 @@ def test_the_graphs_that_we_make_break_no_rule(checkpoint: Path, half: bool) -> 
     graph = build_graph(
         load_checkpoint(str(checkpoint)), half=half, n_best_size=20, max_answer_length_limit=30
     )
-    assert check_graph(graph) == []
+    assert check_graph(ir.to_proto(graph)) == []
 
 
 @pytest.mark.parametrize(

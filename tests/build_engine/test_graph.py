@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
@@ -122,8 +123,12 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def build(folder: Path) -> onnx.ModelProto:
-    return build_graph(
-        load_checkpoint(str(folder)), n_best_size=N_BEST, max_answer_length_limit=MAX_ANSWER_LENGTH
+    return ir.to_proto(
+        build_graph(
+            load_checkpoint(str(folder)),
+            n_best_size=N_BEST,
+            max_answer_length_limit=MAX_ANSWER_LENGTH,
+        )
     )
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from fake_device import FakeDevice
 
-from electra_qa.bundle import Bundle, write_bundle
+from electra_qa.build_engine.graph_file import write_graph
+from electra_qa.bundle import Bundle, seal_bundle, write_bundle
 from electra_qa.client import AsyncClient
 from electra_qa.engines import Engine, EngineError
 from electra_qa.server.lifecycle import running
@@ -211,6 +213,35 @@ def test_another_graph_is_built_anew(
     }
     start(write_bundle(bundle.path, bundle.manifest, files)).close()
     assert gpu.count("build") == 2
+
+
+def test_weights_in_a_file_of_their_own(
+    start: Start,
+    gpu: FakeDevice,
+    tiny_bundle: Bundle,
+    copied: Copied,
+    weights_outside: Callable[[], None],
+) -> None:
+    """They are found beside the graph, and other ones are built anew."""
+    bundle = copied(tiny_bundle)
+    model, batch = onnx.load(bundle.graph_path), batch_of(2, 64)
+    expected = start(bundle).run(batch)
+    weights_outside()
+    graph, data = (bundle.path / name for name in ("model.fp32.onnx", "model.fp32.onnx.data"))
+    write_graph(ir.from_proto(model), graph)
+    moved = seal_bundle(bundle.path, bundle.manifest, [graph.name, data.name, "tokenizer.json"])
+    assert graph.stat().st_size < data.stat().st_size
+    assert gpu.count("build") == 1
+    got = start(moved).run(batch)
+    for field in dataclasses.fields(got):
+        np.testing.assert_array_equal(getattr(got, field.name), getattr(expected, field.name))
+    start(moved).close()
+    assert gpu.count("build") == 2
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    start(seal_bundle(bundle.path, bundle.manifest, moved.manifest.files)).close()
+    assert gpu.count("build") == 3
 
 
 @pytest.mark.parametrize("suffix", ["plan", "json"])

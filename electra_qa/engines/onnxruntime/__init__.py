@@ -11,7 +11,6 @@ from importlib import metadata
 
 import onnx
 import onnxruntime
-from onnx.external_data_helper import load_external_data_for_model
 
 from ...bundle import Bundle, BundleError
 from ...spans import OUTPUTS, DecodedWindows
@@ -26,7 +25,7 @@ from .. import (
     steps,
 )
 from ..checked_graph import checked_graph
-from .graph import without_saturation
+from .graph import Rewritten, without_saturation
 
 
 class OnnxRuntimeEngine:
@@ -45,7 +44,10 @@ class OnnxRuntimeEngine:
         # A thread that waits for the next batch must leave its core to the rest of the server.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            graph = without_saturation(_model(bundle)).SerializeToString()
+            rewritten = _rewritten(bundle)
+            graph = rewritten.graph.SerializeToString()
+            self._weights = list(rewritten.weights.values())
+            options.add_external_initializers(list(rewritten.weights), self._weights)
             for _ in range(streams):
                 self._sessions.put(
                     onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -75,10 +77,8 @@ class OnnxRuntimeEngine:
             self._sessions.get()
 
 
-def _model(bundle: Bundle) -> onnx.ModelProto:
+def _rewritten(bundle: Bundle) -> Rewritten:
     graph = checked_graph(bundle)
-    model = onnx.load_model_from_string(graph.content)
-    if graph.data:
-        load_external_data_for_model(model, str(bundle.path))
-        bundle.check_unchanged(graph.data)
-    return model
+    rewritten = without_saturation(onnx.load_model_from_string(graph.content), bundle.path)
+    bundle.check_unchanged(graph.data)
+    return rewritten

@@ -9,30 +9,51 @@ the weights (docs/quantization.md has the figures).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 CONTRIB = "com.microsoft"
+# Constants over this size stay out of the graph, which has a limit of 2 GB.
+SMALL = 2**20
 
 
-def without_saturation(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph of an int8 bundle, with all its weights in it, with its linear layers in 7 by 8
-    bits and the rest in float32. It is the same object."""
-    graph = _Graph(model)
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """weights: what the graph names as external data, for `add_external_initializers`. Sessions
+    share them, and need them as long as they live."""
+
+    graph: onnx.ModelProto
+    weights: dict[str, onnxruntime.OrtValue]
+
+
+def without_saturation(model: onnx.ModelProto, folder: Path) -> Rewritten:
+    """The graph of an int8 bundle with its linear layers in 7 by 8 bits and the rest in float32.
+
+    folder: with the files that the model names as external data. The model is taken apart.
+    """
+    graph = _Graph(model, folder)
     graph.widen()
     graph.rewrite_linears()
-    graph.fold_tables()
-    return graph.model()
+    graph.rewrite_tables()
+    return graph.rewritten()
 
 
 class _Graph:
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
         self._model = model
         self._nodes = list(model.graph.node)
-        self._constants = {
-            tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
+        self._constants: dict[str, npt.NDArray[Any]] = {
+            tensor.name: numpy_helper.to_array(tensor, str(folder))
+            for tensor in model.graph.initializer
         }
+        del model.graph.initializer[:]  # where their bytes are a second time
         self._producers = {output: node for node in self._nodes for output in node.output}
 
     def widen(self) -> None:
@@ -108,29 +129,60 @@ class _Graph:
             helper.make_node("QuantizeLinear", [clipped, scale, zero], [quantize.output[0]]),
         ]
 
-    def fold_tables(self) -> None:
-        """An int8 table is dequantized once, not in every run."""
-        kept = []
+    def rewrite_tables(self) -> None:
+        """Of an int8 table only the rows that are looked up are dequantized, in every run."""
+        tables = {
+            node.output[0]: node
+            for node in self._nodes
+            if _dequantizes(node) and node.input[0] in self._constants
+        }
+        nodes = []
         for node in self._nodes:
-            if _dequantizes(node) and node.input[0] in self._constants:
-                values, scale = (self._constants[name] for name in node.input[:2])
-                self._constants[node.output[0]] = values.astype(np.float32) * scale[:, None]
-            else:
-                kept.append(node)
-        self._nodes = kept
+            if node.op_type == "Gather" and node.input[0] in tables:
+                nodes += self._looked_up(tables[node.input[0]], node)
+            elif node.output[0] not in tables:
+                nodes.append(node)
+        self._nodes = nodes
 
-    def model(self) -> onnx.ModelProto:
+    def _looked_up(self, table: onnx.NodeProto, gather: onnx.NodeProto) -> list[onnx.NodeProto]:
+        name, index = gather.output[0], gather.input[1]
+        scale = f"{table.input[1]}.rows"
+        self._constants[scale] = self._constants[table.input[1]][:, None]
+        return [
+            helper.make_node("Gather", [table.input[0], index], [f"{name}.int8"], axis=0),
+            helper.make_node("Cast", [f"{name}.int8"], [f"{name}.float"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [scale, index], [f"{name}.scale"], axis=0),
+            helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]),
+        ]
+
+    def rewritten(self) -> Rewritten:
         graph = self._model.graph
         used = {name for node in self._nodes for name in node.input}
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        constants = {name: value for name, value in self._constants.items() if name in used}
+        weights = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            for name, value in constants.items()
+            if value.nbytes > SMALL
+        }
+        del graph.node[:], graph.value_info[:]
         graph.node.extend(self._nodes)
         graph.initializer.extend(
-            numpy_helper.from_array(value, name)
-            for name, value in self._constants.items()
-            if name in used
+            _elsewhere(name, value) if name in weights else numpy_helper.from_array(value, name)
+            for name, value in constants.items()
         )
         self._model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
-        return self._model
+        return Rewritten(self._model, weights)
+
+
+def _elsewhere(name: str, value: npt.NDArray[Any]) -> onnx.TensorProto:
+    tensor = TensorProto(
+        name=name,
+        dims=value.shape,
+        data_type=helper.np_dtype_to_tensor_dtype(value.dtype),
+        data_location=TensorProto.EXTERNAL,
+    )
+    tensor.external_data.add(key="location", value="memory")
+    return tensor
 
 
 def _dequantizes(node: onnx.NodeProto) -> bool:

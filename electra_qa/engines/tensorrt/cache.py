@@ -36,7 +36,7 @@ class PlanKey:
     """What a plan depends on.
 
     gpu, compute_capability, tensorrt: less exact for a plan that is made to be moved.
-    graph: the sha256 of the bundle's graph.
+    graph: the sha256 of the bundle's graph, its weights included.
     """
 
     gpu: str
@@ -68,7 +68,7 @@ def plan_key(
         gpu="ampere-or-later" if anywhere else gpu.name,
         compute_capability="8.0" if anywhere else gpu.compute_capability,
         tensorrt=version.partition(".")[0] if options.version_compatible else version,
-        graph=manifest.files[bundle.graph_path.name],
+        graph=bundle.graph_sha256,
         precision=manifest.precision,
         lengths=profiles.lengths,
         max_batch_tokens=profiles.max_batch_tokens,
