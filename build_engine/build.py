@@ -43,6 +43,8 @@ from .quantized import QuantizedLinear
 
 # That of `run_squad.py` and of Transformers' pipeline.
 MAX_SEQ_LENGTH = 384
+# ModernBERT has positions for 8192, and its attention at that length takes gigabytes.
+MAX_SEQ_LENGTH_LIMIT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,12 @@ class BuildSettings:
     max_seq_length: int | None = setting(
         None,
         "Of a window, in tokens.  [default: 384, or the checkpoint's positions if it has fewer]",
+        minimum=8,
+    )
+    max_seq_length_limit: int | None = setting(
+        None,
+        "What a request may ask for, in tokens: memory grows with its square.  [default: 512, or "
+        "the checkpoint's positions if it has fewer, or max_seq_length if that is more]",
         minimum=8,
     )
     doc_stride: int = setting(128, "How far one window starts behind the one before.", minimum=1)
@@ -78,13 +86,19 @@ class BuildSettings:
 
     def windows(self, checkpoint: Checkpoint) -> WindowSettings:
         """Raises ValueError where no context would fit beside the longest question."""
-        positions = checkpoint.architecture.max_position_embeddings
+        longest = self.longest(checkpoint)
         return WindowSettings(
-            self.max_seq_length or min(MAX_SEQ_LENGTH, positions),
-            min(self.doc_stride, positions),
+            self.max_seq_length or min(MAX_SEQ_LENGTH, longest),
+            min(self.doc_stride, longest),
             self.max_query_length,
             checkpoint.special_tokens.separators + 2,
         )
+
+    def longest(self, checkpoint: Checkpoint) -> int:
+        """Of the windows that may be asked for, in tokens."""
+        positions = checkpoint.architecture.max_position_embeddings
+        usual = max(MAX_SEQ_LENGTH_LIMIT, self.max_seq_length or 0)
+        return self.max_seq_length_limit or min(usual, positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,12 +270,15 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
         raise BuildError(f"{data.accuracy.name}: calibrate on other data than it is measured on")
     if settings.max_f1_drop is not None and data.accuracy is None:
         raise BuildError("max_f1_drop needs questions to measure on: --data SQUAD_FILE")
-    longest = checkpoint.architecture.max_position_embeddings
-    if settings.max_seq_length is not None and settings.max_seq_length > longest:
-        raise BuildError(
-            f"max_seq_length must be at most {longest} (the checkpoint's max_position_embeddings), "
-            f"got {settings.max_seq_length}"
-        )
+    positions = checkpoint.architecture.max_position_embeddings
+    longest = settings.longest(checkpoint)
+    for name, length, highest, of in (
+        ("max_seq_length", settings.max_seq_length, positions, "the checkpoint's positions"),
+        ("max_seq_length_limit", longest, positions, "the checkpoint's positions"),
+        ("max_seq_length", settings.max_seq_length, longest, "max_seq_length_limit"),
+    ):
+        if length is not None and length > highest:
+            raise BuildError(f"{name} must be at most {highest} ({of}), got {length}")
     if settings.max_answer_length > settings.max_answer_length_limit:
         raise BuildError(
             f"max_answer_length must be at most {settings.max_answer_length_limit} "
@@ -307,7 +324,7 @@ def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str 
             checkpoint.null_score_diff_threshold if threshold is None else threshold
         ),
         n_best_size=settings.n_best_size,
-        max_seq_length_limit=checkpoint.architecture.max_position_embeddings,
+        max_seq_length_limit=settings.longest(checkpoint),
         max_answer_length_limit=settings.max_answer_length_limit,
         cls_token=checkpoint.special_tokens.cls,
         sep_token=checkpoint.special_tokens.sep,

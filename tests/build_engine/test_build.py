@@ -151,8 +151,7 @@ def test_the_threshold_of_the_checkpoint_is_the_default(
     [
         (
             {"max_seq_length": 129},
-            "max_seq_length must be at most 128 (the checkpoint's max_position_embeddings), "
-            "got 129",
+            "max_seq_length must be at most 128 (the checkpoint's positions), got 129",
         ),
         (
             {"max_answer_length": 21},
