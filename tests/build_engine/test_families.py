@@ -182,7 +182,7 @@ def case(request: pytest.FixtureRequest, tiny_checkpoint: Checkpoints) -> Checkp
 
 
 def graph_of(checkpoint: Checkpoint, **how: Any) -> onnx.ModelProto:
-    return build_graph(checkpoint, n_best_size=8, max_answer_length_limit=8, **how)
+    return ir.to_proto(build_graph(checkpoint, n_best_size=8, max_answer_length_limit=8, **how))
 
 
 def batch_for(checkpoint: Checkpoint) -> WindowBatch:
