@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import tempfile
 from collections.abc import Iterator
@@ -125,8 +126,10 @@ def build_bundle(
     Progress goes to `console`. Raises BuildError; what was begun to be written does not load then.
     """
     try:
-        # The checkpoint is let go of before engines are made.
         bundle = _write(checkpoint_name, output, settings, data, console, tokenizer)
+        # The checkpoint is let go of, before an engine needs its own copy of the weights: the
+        # graph that reads them refers to itself in circles.
+        gc.collect()
         return _finish(checkpoint_name, bundle, settings, data, console, tokenizer)
     except BaseException:
         with suppress(OSError):
