@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import signal
@@ -142,6 +143,9 @@ async def _serve(
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
 
     def ready(address: str) -> None:
+        # What is there now stays: a full collection, which holds up everybody, passes it over.
+        gc.collect()
+        gc.freeze()
         log.info(
             "serving %s (%s, %s) on %s, %s",
             bundle.manifest.source,

@@ -153,8 +153,11 @@ def _serialized(model: Model, answered: Sequence[Answered | RequestError]) -> by
 
 
 def _cost(answered: Answered | RequestError) -> int:
-    """In units of `slices`: messages take as long as spans."""
-    return 3 if isinstance(answered, RequestError) else 3 + len(answered.prediction.answers)
+    """In units of `slices`: messages take as long as spans, and a slice has a megabyte of text,
+    since it is serialized in one piece."""
+    if isinstance(answered, RequestError):
+        return 3
+    return sum(1 + len(answer.text) // 500 for answer in answered.prediction.answers) + 3
 
 
 def _result(answered: Answered | RequestError, model: Model) -> pb.Result:
