@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 import select
@@ -166,6 +167,9 @@ async def _serve(load: Load, settings: ServerSettings, until_stdin_closes: bool)
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
 
     def ready(bundle: Bundle, engine: Engine, address: str) -> None:
+        # What is there now stays: a full collection, which holds up everybody, passes it over.
+        gc.collect()
+        gc.freeze()
         log.info(
             "serving %s (%s, %s) on %s, %s",
             bundle.manifest.source,

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[bytes, Message]
 Request = TypeVar("Request", bound=Message)
+Read = TypeVar("Read")
 # A method may give its response in bytes: a large one is serialized off the event loop.
 Unary = Callable[[bytes, Context], Awaitable[Message | bytes]]
 Stream = Callable[[AsyncIterator[bytes], Context], AsyncGenerator[Message]]
@@ -106,12 +107,12 @@ def duration(seconds: float) -> Duration:
     return converted
 
 
-async def parse_any(kind: type[Request], raw: bytes) -> Request:
-    """`parse`, on a thread where the message is long: the event loop has its turns between two.
-    Raises InvalidRequestError."""
+async def parsed(read: Callable[[bytes], Read], raw: bytes) -> Read:
+    """What `read` makes of a message, on a thread where it is long: the event loop has its turns
+    between two. Raises what `read` raises."""
     if len(raw) <= LONG:
-        return parse(kind, raw)
-    return await asyncio.get_running_loop().run_in_executor(slices.thread, parse, kind, raw)
+        return read(raw)
+    return await asyncio.get_running_loop().run_in_executor(slices.thread, read, raw)
 
 
 def parse(kind: type[Request], raw: bytes) -> Request:

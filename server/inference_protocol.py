@@ -27,7 +27,7 @@ from .handlers import (
     deadline,
     generic_handler,
     parse,
-    parse_any,
+    parsed,
 )
 from .health import Health
 from .inference_request import INPUTS, InferRequest, parse_request
@@ -108,7 +108,7 @@ class InferenceProtocolService:
 
     async def model_infer(self, raw: bytes, context: Context) -> pb.ModelInferResponse:
         with self._calls.open():
-            request = await parse_any(pb.ModelInferRequest, raw)
+            request = await parsed(partial(parse, pb.ModelInferRequest), raw)
             return await self._infer(request, deadline(context))
 
     def model_stream_infer(
@@ -125,7 +125,7 @@ class InferenceProtocolService:
     ) -> pb.ModelStreamInferResponse:
         try:
             with self._calls.holding(raw):
-                request = await parse_any(pb.ModelInferRequest, raw)
+                request = await parsed(partial(parse, pb.ModelInferRequest), raw)
                 response = await self._infer(request, deadline)
         except RequestError as error:
             return pb.ModelStreamInferResponse(error_message=str(error))

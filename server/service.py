@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import grpc
@@ -21,7 +22,7 @@ from .handlers import (
     duration,
     generic_handler,
     parse,
-    parse_any,
+    parsed,
 )
 from .merging import Answered
 from .model import Model
@@ -53,24 +54,23 @@ class QuestionAnsweringService:
 
     async def answer(self, raw: bytes, context: Context) -> pb.AnswerResponse:
         with self._calls.open():
-            return await self._answer(await parse_any(pb.AnswerRequest, raw), deadline(context))
+            return await self._answer(
+                await parsed(partial(parse, pb.AnswerRequest), raw), deadline(context)
+            )
 
     async def answer_batch(self, raw: bytes, context: Context) -> bytes:
         with self._calls.open():
             call_deadline = deadline(context)
-            request = await parse_any(pb.AnswerBatchRequest, raw)
+            batch = await parsed(_read_batch, raw)
             limit = self._settings.max_batch_questions
-            if not 1 <= len(request.questions) <= limit:
+            if not 1 <= len(batch.questions) <= limit:
                 raise InvalidRequestError(
                     f"questions must be 1 to {limit} (max_batch_questions), "
-                    f"got {len(request.questions)}"
+                    f"got {len(batch.questions)}"
                 )
             with self._models.current as model:
                 answered = await model.answerer.answer_batch(
-                    list(request.contexts),
-                    [(question.question, question.context_index) for question in request.questions],
-                    _options(request, model),
-                    call_deadline,
+                    batch.contexts, batch.questions, model.options(batch.options), call_deadline
                 )
             # Messages that are joined are one with the fields of all.
             return b"".join(
@@ -130,7 +130,7 @@ class QuestionAnsweringService:
     async def _stream_response(self, raw: bytes, deadline: float | None) -> pb.AnswerStreamResponse:
         id_ = ""
         try:
-            request = await parse_any(pb.AnswerStreamRequest, raw)
+            request = await parsed(partial(parse, pb.AnswerStreamRequest), raw)
             id_ = request.id
             with self._calls.holding(raw):
                 response = await self._answer(request.request, deadline)
@@ -142,7 +142,33 @@ class QuestionAnsweringService:
             return pb.AnswerStreamResponse(id=id_, result=_failure(RequestError(INTERNAL_ERROR)))
 
 
-def _options(request: pb.AnswerRequest | pb.AnswerBatchRequest, model: Model) -> QuestionOptions:
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """An AnswerBatchRequest without the message, which would hold its texts once more.
+
+    questions: each a text and the index of its context. options: None where none are set.
+    """
+
+    contexts: list[str]
+    questions: list[tuple[str, int]]
+    options: pb.Options | None
+
+
+def _read_batch(raw: bytes) -> _Batch:
+    """Raises InvalidRequestError."""
+    request = parse(pb.AnswerBatchRequest, raw)
+    options = None
+    if request.HasField("options"):
+        options = pb.Options()
+        options.CopyFrom(request.options)
+    return _Batch(
+        list(request.contexts),
+        [(question.question, question.context_index) for question in request.questions],
+        options,
+    )
+
+
+def _options(request: pb.AnswerRequest, model: Model) -> QuestionOptions:
     return model.options(request.options if request.HasField("options") else None)
 
 
@@ -153,8 +179,11 @@ def _serialized(model: Model, answered: Sequence[Answered | RequestError]) -> by
 
 
 def _cost(answered: Answered | RequestError) -> int:
-    """In units of `slices`: messages take as long as spans."""
-    return 3 if isinstance(answered, RequestError) else 3 + len(answered.prediction.answers)
+    """In units of `slices`: messages take as long as spans, and a slice has a megabyte of text,
+    since it is serialized in one piece."""
+    if isinstance(answered, RequestError):
+        return 3
+    return sum(1 + len(answer.text) // 500 for answer in answered.prediction.answers) + 3
 
 
 def _result(answered: Answered | RequestError, model: Model) -> pb.Result:

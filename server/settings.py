@@ -62,7 +62,7 @@ class ServerSettings:
         minimum=1024,
     )
     max_inflight_bytes: int = setting(
-        256 * 1024 * 1024,
+        128 * 1024 * 1024,
         "Of all requests under way together, as they came. A call over it is refused with "
         "RESOURCE_EXHAUSTED. At least max_message_bytes.",
         minimum=1024,

@@ -398,10 +398,10 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             "parameter 'top_k' must be one of int64_param, uint64_param, got string_param",
         ),
         (typed(timeout=-1), "parameter 'timeout' must be 0 or more, got -1"),
-        (typed(top_k=0), "options.top_k must be 1 to 64, got 0"),
-        (typed(top_k=65), "options.top_k must be 1 to 64, got 65"),
+        (typed(top_k=0), "options.top_k must be 1 to 256, got 0"),
+        (typed(top_k=257), "options.top_k must be 1 to 256, got 257"),
         (typed(top_k=-1), "options.top_k is out of range: -1"),
-        (typed(max_answer_length=65), "options.max_answer_length must be 1 to 64, got 65"),
+        (typed(max_answer_length=513), "options.max_answer_length must be 1 to 512, got 513"),
         (
             typed(null_score_diff_threshold=float("nan")),
             "options.null_score_diff_threshold must be a number, got NaN",
