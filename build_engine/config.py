@@ -58,6 +58,8 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BuildError(f"{path.name} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BuildError(f"{path.name} can't be read: it is not UTF-8") from error
     except (ValueError, RecursionError) as error:
         raise BuildError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(content, dict):

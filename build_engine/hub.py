@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from .config import CONFIG
 from .errors import BuildError
 from .weights import FORMS, read_index, weights_form
 
-CONFIG = "config.json"
 # Everything beside the weights that `build` and `finetune` read.
 SMALL_FILES = (
     CONFIG,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
 
+from .config import read_json
 from .errors import BuildError
 from .tokenizer_classes import Flags, TokenizerClass
 
@@ -124,16 +124,4 @@ def read_flags(settings: TokenizerSettings, kind: TokenizerClass, do_lower_case:
 
 def read_object(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no file. Raises BuildError."""
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BuildError(f"{path.name} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise BuildError(f"{path.name} can't be read: it is not UTF-8") from error
-    except ValueError as error:
-        raise BuildError(f"{path.name} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BuildError(f"{path.name} holds no JSON object")
-    return content
+    return read_json(path) if path.is_file() else None

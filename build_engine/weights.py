@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from electra_qa.bundle import sha256_of
 
+from .config import read_json
 from .errors import BuildError
 
 if TYPE_CHECKING:
@@ -131,13 +131,7 @@ def read_index(path: Path) -> dict[str, set[str]]:
 
     Raises BuildError where it is no index, or names a file outside of its folder.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BuildError(f"{path.name} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise BuildError(f"{path.name} is not JSON: {error}") from error
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BuildError(f"{path.name} has no weight_map")
     shards: dict[str, set[str]] = {}

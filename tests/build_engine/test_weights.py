@@ -250,7 +250,7 @@ def test_a_tensor_that_is_not_in_its_shard_is_named(save: Save, name: str, tmp_p
     ("content", "message"),
     [
         ("{", "model.safetensors.index.json is not JSON: "),
-        ("[]", "model.safetensors.index.json has no weight_map"),
+        ("[]", "model.safetensors.index.json holds no JSON object"),
         ('{"weight_map": {}}', "model.safetensors.index.json has no weight_map"),
         ('{"weight_map": {"x": 1}}', "model.safetensors.index.json: 1 is not the name of a file"),
         *(
