@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from electra_qa.tokenization import SpecialTokens
+
 from ..architecture import Architecture, Shape
 from ..columns import Columns
 from ..config import Config
@@ -40,6 +42,9 @@ class MpnetArchitecture(Architecture):
 
 class Mpnet(Roberta):
     prefix: ClassVar[str] = "mpnet."
+    special_tokens: ClassVar[SpecialTokens] = SpecialTokens(
+        "<s>", "</s>", "<pad>", "[UNK]", separators=2
+    )
     defaults: ClassVar[Mapping[str, Any]] = {
         **Roberta.defaults,
         "vocab_size": 30527,

@@ -70,5 +70,5 @@ def test_finetune_takes_a_revision(
 
     model = MODELS[0]
     commit = hub.add(hub_repository(model.hub_id)).refs["main"]
-    network, _ = load_model(f"{model.hub_id}@{commit}")
-    assert network.config.embedding_size == model.config["embedding_size"]
+    trained = load_model(f"{model.hub_id}@{commit}")
+    assert trained.network.config.embedding_size == model.config["embedding_size"]
