@@ -30,12 +30,13 @@ def whole_checkpoint(tiny_checkpoint: Callable[..., Path]) -> Callable[[str], Pa
     """Makes a tiny checkpoint with a vocabulary, in the files that such ones have it in."""
 
     def make(model_type: str) -> Path:
+        if model_type not in BY_MODEL_TYPE:  # its tokenizer.json is taken as it is
+            return tiny_checkpoint(model_type, pad_token_id=0)
         folder = tiny_checkpoint(model_type)
-        if model_type in BY_MODEL_TYPE:  # else its tokenizer.json is taken as it is
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                (folder / name).unlink()
-            for name, content in vocabularies.files(model_type).items():
-                (folder / name).write_bytes(content)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+        for name, content in vocabularies.files(model_type).items():
+            (folder / name).write_bytes(content)
         if model_type == "mpnet":  # whose tokenizer.json says so, of a piece that no text has
             special = '{"additional_special_tokens": ["<unk>"]}'
             (folder / "tokenizer_config.json").write_text(special, encoding="utf-8")

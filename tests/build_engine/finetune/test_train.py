@@ -111,7 +111,9 @@ def test_accumulated_batches_are_one_larger_batch(
         tmp_path / "b",
     )
     for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
+        # A softmax is the same whatever is added to all of its inputs: what these learn is noise.
+        if not name.endswith(("qa_outputs.bias", "key.bias")):
+            torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_a_killed_run_goes_on_to_the_same_result(
