@@ -68,12 +68,12 @@ def load_checkpoint(folder_or_hub_id: str, tokenizer: str | None = None) -> Chec
         architecture=architecture,
         weights=_OurWeights(stored, family, architecture),
         tokenizer=read_tokenizer(words),
-        special_tokens=_special_tokens(family, words),
+        special_tokens=read_special_tokens(family, words),
         null_score_diff_threshold=config.number("null_score_diff_threshold"),
     )
 
 
-def _special_tokens(family: Bert, folder: Path) -> SpecialTokens:
+def read_special_tokens(family: Bert, folder: Path) -> SpecialTokens:
     """As the checkpoint names them, else as its family does."""
     names = {**dataclasses.asdict(family.special_tokens), **special_token_names(folder)}
     return SpecialTokens(**names)

@@ -108,8 +108,8 @@ def check(graph: Path) -> None:
 @click.option(
     "--model_name_or_path",
     required=True,
-    help="A folder, or a hub id such as google/electra-small-discriminator: an ELECTRA, a BERT "
-    "that becomes one, or an MPNet to be a teacher.",
+    help="A folder, or a hub id such as google/electra-small-discriminator, or id@revision: an "
+    "encoder of any family that build takes. A BERT becomes an ELECTRA that computes the same.",
 )
 @click.option(
     "--train_file",
@@ -136,7 +136,11 @@ def check(graph: Path) -> None:
     help="Pairs of an answerable and an unanswerable question, a line each, apart by a tab: what "
     "--make_negatives learns from.",
 )
-@click.option("--teacher", help="A question-answering checkpoint to distil, a folder or a hub id.")
+@click.option(
+    "--teacher",
+    help="A question-answering checkpoint to distil, a folder or a hub id, whose vocabulary has "
+    "the model's pieces.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run that was stopped in --output_dir.")
 @click.option("--overwrite_output_dir", is_flag=True, help="Forget that run and begin anew.")
 @settings_options(FinetuneSettings, underscores=True)

@@ -45,7 +45,7 @@ def read_tokenizer(
     """
     serialized = read_object(folder / TOKENIZER)
     settings = read_settings(folder, serialized)
-    kind = _class(folder, settings, model_type)
+    kind = class_of(folder, settings, model_type)
     if serialized is not None:
         model = _model(serialized)
         if kind is None or model.get("type", kind.model) != kind.model:
@@ -89,10 +89,13 @@ def special_token_names(folder: Path) -> dict[str, str]:
     }
 
 
-def _class(
-    folder: Path, settings: TokenizerSettings, model_type: str | None
+def class_of(
+    folder: Path, settings: TokenizerSettings, model_type: str | None = None
 ) -> TokenizerClass | None:
-    """How Transformers would choose; None where it would take a tokenizer.json as it is."""
+    """How Transformers would choose; None where it would take a tokenizer.json as it is.
+
+    model_type: as in config.json, which is read if it is None. Raises BuildError.
+    """
     config = read_object(folder / "config.json") or {}
     model_type = config.get("model_type") if model_type is None else model_type
     named = settings.content.get("tokenizer_class") or config.get("tokenizer_class")

@@ -24,7 +24,6 @@ from electra_qa.build_engine.finetune.settings import FinetuneSettings
 from electra_qa.build_engine.finetune.threshold import answer_f1, choose_threshold
 from electra_qa.spans import DecodeOptions, Prediction
 from electra_qa.squad import SquadQuestion, read_squad
-from electra_qa.tokenization import Tokenizer
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -86,12 +85,12 @@ def main(checkpoints: tuple[Path, ...], data: Path, count: int, draws: int) -> N
     print("| checkpoint | rule | threshold, mean ± deviation | F1 of the others |")
     print("| --- | --- | --- | --- |")
     for checkpoint in checkpoints:
-        model, serialized = load_model(str(checkpoint))
+        model = load_model(str(checkpoint))
         predictions = predict_with(
-            Tokenizer(serialized),
+            model.make_tokenizer(),
             TorchEngine(model, settings),
             questions,
-            settings.windows,
+            settings.windows(model.special_tokens),
             DecodeOptions(max_answer_length=settings.max_answer_length),
             Console(stderr=True),
         )

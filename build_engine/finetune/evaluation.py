@@ -30,7 +30,7 @@ class TorchEngine:
     def __init__(self, model: QaModel, settings: FinetuneSettings) -> None:
         self._model = model
         self._autocast = settings.autocast
-        self.device = str(model.device)
+        self.device = str(model.network.device)
         self.slots = 1
         self.batch_tokens = EVAL_TOKENS
         self.buckets = steps(LENGTH_STEP, settings.max_seq_length)
@@ -42,8 +42,8 @@ class TorchEngine:
         # The last [SEP] is right behind the context.
         used = positions <= bounds[:, 1, None]
         segments = used & (positions >= bounds[:, 0, None])
-        device = self._model.device
-        torch.nn.Module.eval(self._model)
+        device = self._model.network.device
+        torch.nn.Module.eval(self._model.network)
         with torch.inference_mode():
             logits = span_logits(
                 self._model,
@@ -93,7 +93,7 @@ def evaluate(
         tokenizer,
         TorchEngine(model, settings),
         questions,
-        settings.windows,
+        settings.windows(model.special_tokens),
         DecodeOptions(max_answer_length=settings.max_answer_length),
         Console(quiet=True),
     )

@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer as RustTokenizer
 from transformers import (
     AutoConfig,
+    AutoModelForQuestionAnswering,
     BertForQuestionAnswering,
     ElectraConfig,
     ElectraForQuestionAnswering,
-    MPNetForQuestionAnswering,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 
+from electra_qa.tokenization import SpecialTokens, Tokenizer
+
+from ..architecture import Architecture
+from ..checkpoint import read_special_tokens
+from ..config import CONFIG, Config, read_json
 from ..errors import BuildError
+from ..families import family_of
 from ..hub import fetch
 from ..tokenizer_files import read_tokenizer
-from .mpnet import FIRST_POSITION, bert_vocabulary
 from .settings import Autocast
-
-QaModel = ElectraForQuestionAnswering | MPNetForQuestionAnswering
+from .tokenizer_config import tokenizer_config
 
 AUTOCAST_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TRAINABLE_TYPES = ("bert", "electra", "mpnet")
+# The fields of one config or another that BERT's names of dropouts stand for.
+DROPOUTS = {
+    "hidden_dropout_prob": (
+        "hidden_dropout_prob",
+        "dropout",
+        "embedding_dropout",
+        "mlp_dropout",
+        "qa_dropout",
+    ),
+    "attention_probs_dropout_prob": ("attention_probs_dropout_prob", "attention_dropout"),
+}
 # What a config of BERT's shares with one of ELECTRA's.
 SHARED = (
     "vocab_size",
@@ -44,49 +62,85 @@ SHARED = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class QaModel:
+    """An encoder with a span head, in float32, and what its windows are made of.
+
+    network: one of Transformers' models for question answering.
+    tokenizer: the content of a `tokenizer.json`.
+    tokenizer_config: of the `tokenizer_config.json` beside it.
+    """
+
+    network: PreTrainedModel
+    architecture: Architecture
+    tokenizer: str
+    tokenizer_config: Mapping[str, Any]
+    special_tokens: SpecialTokens
+
+    @property
+    def longest_input(self) -> int:
+        """How many tokens the model has positions for."""
+        return self.architecture.max_position_embeddings
+
+    def make_tokenizer(self) -> Tokenizer:
+        """Raises BuildError where the model has not an embedding for each token."""
+        tokenizer = Tokenizer(self.tokenizer, self.special_tokens)
+        if tokenizer.vocab_size > self.architecture.vocab_size:
+            raise BuildError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model embeddings for "
+                f"{self.architecture.vocab_size}"
+            )
+        return tokenizer
+
+
 def load_model(
     folder_or_hub_id: str,
     *,
     do_lower_case: bool = True,
     hidden_dropout_prob: float | None = None,
     attention_probs_dropout_prob: float | None = None,
-) -> tuple[QaModel, str]:
-    """(a model in float32, the content of its tokenizer.json), from a folder or a hub id.
+) -> QaModel:
+    """A model to train, from a folder or a hub id: of any family that `build` takes.
 
-    A model of BERT's shape becomes an ELECTRA one of the same shape: with an embedding as wide as
-    the hidden layers the two compute the same. An MPNet gets BERT's vocabulary: it can teach, but
-    `build` does not take it. A span head that is not there yet begins at random, from PyTorch's
-    seed. Raises BuildError.
+    A BERT becomes an ELECTRA of the same shape: with an embedding as wide as the hidden layers the
+    two compute the same. A span head that is not there yet begins at random, from PyTorch's seed.
+    Raises BuildError.
     """
     fetched = fetch(folder_or_hub_id)
     folder, source = fetched.folder, fetched.source
+    fields = read_json(folder / CONFIG)
+    family_of(fields.get("model_type"))
     try:
         config = AutoConfig.from_pretrained(folder)
-        if config.model_type not in TRAINABLE_TYPES:
-            raise BuildError(
-                f"{source}: model_type is {config.model_type!r}; {', '.join(TRAINABLE_TYPES)} "
-                "can be fine-tuned"
-            )
-        for name, value in (
-            ("hidden_dropout_prob", hidden_dropout_prob),
-            ("attention_probs_dropout_prob", attention_probs_dropout_prob),
-        ):
-            if value is not None:
-                setattr(config, name, value)
-        model = _load(folder, config)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        config.num_labels = 2  # start and end, whatever it was trained for before
+        _set_dropout(config, "hidden_dropout_prob", hidden_dropout_prob)
+        _set_dropout(config, "attention_probs_dropout_prob", attention_probs_dropout_prob)
+        network = _load(folder, config)
+    except BuildError:
+        raise
+    except Exception as error:  # whatever the readers of weights and Transformers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BuildError(f"{source} can't be loaded: {reason}") from error
+    family = family_of(network.config.model_type)
+    # `architectures` is of what the encoder was trained for before.
+    fields = {k: v for k, v in network.config.to_dict().items() if k != "architectures"}
+    architecture = family.architecture(Config(fields, family.defaults))
+    head = family.stored_name("qa_outputs.weight").removesuffix(".weight")
+    _keep_in_float32(network, head)
     tokenizer = read_tokenizer(folder, do_lower_case=do_lower_case)
-    if isinstance(model, MPNetForQuestionAnswering):
-        tokenizer = bert_vocabulary(model, tokenizer)
-    return model, tokenizer
-
-
-def longest_input(model: QaModel) -> int:
-    """How many tokens the model has positions for."""
-    positions: int = model.config.max_position_embeddings
-    return positions - (FIRST_POSITION if model.config.model_type == "mpnet" else 0)
+    return QaModel(
+        network,
+        architecture,
+        tokenizer,
+        tokenizer_config(
+            folder,
+            tokenizer,
+            do_lower_case=do_lower_case,
+            model_max_length=architecture.max_position_embeddings,
+            segments=architecture.type_vocab_size > 0,
+        ),
+        read_special_tokens(family, folder),
+    )
 
 
 def span_logits(
@@ -96,84 +150,113 @@ def span_logits(
     token_type_ids: torch.Tensor,
     autocast: Autocast,
 ) -> torch.Tensor:
-    """float32 [windows, length, 2], of starts and ends, from int64 [windows, length]."""
+    """float32 [windows, length, 2], of starts and ends, from int64 [windows, length].
+
+    token_type_ids count where the model has segments.
+    """
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if model.config.model_type != "mpnet":  # which has no segments
+    if model.architecture.type_vocab_size:
         inputs["token_type_ids"] = token_type_ids
     with torch.autocast(input_ids.device.type, AUTOCAST_DTYPES[autocast], enabled=autocast != "no"):
-        hidden = model.base_model(**inputs)[0]
-    # The head in float32: in bfloat16 logits lie 0.06 apart, and so would thresholds and scores.
-    logits: torch.Tensor = model.qa_outputs(hidden.float())
-    return logits
+        output = model.network(**inputs)
+    return torch.stack((output.start_logits, output.end_logits), dim=-1)
 
 
-def _load(folder: Path, config: PreTrainedConfig) -> QaModel:
-    if config.model_type == "mpnet":
-        return MPNetForQuestionAnswering.from_pretrained(
-            folder, config=config, dtype=torch.float32, attn_implementation="eager"
-        )
-    # On a CPU the plain product of matrices is faster to train than fused attention.
-    attention = "sdpa" if torch.cuda.is_available() else "eager"
-    if config.model_type == "electra":
-        return ElectraForQuestionAnswering.from_pretrained(
-            folder, config=config, dtype=torch.float32, attn_implementation=attention
-        )
-    bert = BertForQuestionAnswering.from_pretrained(folder, config=config, dtype=torch.float32)
-    shape = {name: getattr(config, name) for name in SHARED}
-    model: ElectraForQuestionAnswering = ElectraForQuestionAnswering._from_config(
-        ElectraConfig(embedding_size=config.hidden_size, **shape),
+def _set_dropout(config: PreTrainedConfig, option: str, value: float | None) -> None:
+    if value is None:
+        return
+    names = [name for name in DROPOUTS[option] if hasattr(config, name)]
+    if not names:
+        raise BuildError(f"{option}: a {config.model_type} has none of {DROPOUTS[option]}")
+    for name in names:
+        setattr(config, name, value)
+
+
+def _load(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    # On a CPU the plain product of matrices is faster to train than fused attention; on a GPU
+    # Transformers takes what the model has.
+    attention = None if torch.cuda.is_available() else "eager"
+    network, report = AutoModelForQuestionAnswering.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+    )
+    encoder = f"{network.base_model_prefix}."
+    if lacking := sorted(name for name in report["missing_keys"] if name.startswith(encoder)):
+        raise BuildError(f"the weights lack {lacking[0]}, which {CONFIG} asks for")
+    if isinstance(network, BertForQuestionAnswering):
+        return _as_electra(network, attention)
+    assert isinstance(network, PreTrainedModel)
+    return network
+
+
+def _as_electra(bert: BertForQuestionAnswering, attention: str | None) -> PreTrainedModel:
+    shape = {name: getattr(bert.config, name) for name in SHARED}
+    electra: ElectraForQuestionAnswering = ElectraForQuestionAnswering._from_config(
+        ElectraConfig(embedding_size=bert.config.hidden_size, **shape),
         attn_implementation=attention,
         dtype=torch.float32,
     )
     weights = {
         name.replace("bert.", "electra.", 1): tensor for name, tensor in bert.state_dict().items()
     }
-    model.load_state_dict(weights)
-    return model
+    electra.load_state_dict(weights)
+    return electra
+
+
+class _Float32Linear(torch.nn.Linear):
+    """A span head under autocast: in bfloat16 logits lie 0.06 apart, and so would thresholds and
+    scores."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.float())
+
+
+def _keep_in_float32(network: PreTrainedModel, head: str) -> None:
+    linear = network.get_submodule(head)
+    assert isinstance(linear, torch.nn.Linear)
+    kept = _Float32Linear(linear.in_features, linear.out_features, device="meta")
+    kept.weight, kept.bias = linear.weight, linear.bias
+    network.set_submodule(head, kept)
 
 
 def save_checkpoint(
-    model: QaModel,
-    tokenizer: str,
-    output: Path,
-    *,
-    null_score_diff_threshold: float,
-    do_lower_case: bool,
-    half: bool,
+    model: QaModel, output: Path, *, null_score_diff_threshold: float, half: bool
 ) -> None:
     """Write a checkpoint in Hugging Face's layout, in float32 or `half`; the model stays as it is.
 
     config.json carries `null_score_diff_threshold`, which `build` puts into the bundle.
     """
-    model.config.null_score_diff_threshold = null_score_diff_threshold
-    weights = model.state_dict()
+    network = model.network
+    network.config.null_score_diff_threshold = null_score_diff_threshold
+    weights = network.state_dict()
     if half:
         weights = {
             name: tensor.half() if tensor.is_floating_point() else tensor
             for name, tensor in weights.items()
         }
-    model.save_pretrained(output, state_dict=weights)
-    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    network.save_pretrained(output, state_dict=weights)
+    config = read_json(output / CONFIG)
     config["dtype"] = "float16" if half else "float32"
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_tokenizer(tokenizer, output, do_lower_case, longest_input(model))
+    (output / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _save_tokenizer(model, output)
 
 
-def save_tokenizer(tokenizer: str, output: Path, do_lower_case: bool, longest: int) -> None:
-    """tokenizer.json, tokenizer_config.json and vocab.txt."""
-    rust: RustTokenizer = RustTokenizer.from_str(tokenizer)
+def _save_tokenizer(model: QaModel, output: Path) -> None:
+    """tokenizer.json, tokenizer_config.json and, of BERT's kind of vocabulary, vocab.txt."""
+    rust: RustTokenizer = RustTokenizer.from_str(model.tokenizer)
     rust.no_truncation()
     rust.no_padding()
-    vocab = rust.get_vocab(with_added_tokens=True)
     (output / "tokenizer.json").write_text(rust.to_str(), encoding="utf-8")
-    (output / "vocab.txt").write_text(
-        "".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__)), encoding="utf-8"
-    )
-    settings = {
-        "tokenizer_class": "ElectraTokenizer",
-        "do_lower_case": do_lower_case,
-        "model_max_length": longest,
-    } | {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")}
     (output / "tokenizer_config.json").write_text(
-        json.dumps(settings, indent=1) + "\n", encoding="utf-8"
+        json.dumps(model.tokenizer_config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+    if json.loads(model.tokenizer)["model"]["type"] == "WordPiece":
+        vocab = rust.get_vocab(with_added_tokens=True)
+        (output / "vocab.txt").write_text(
+            "".join(f"{token}\n" for token in sorted(vocab, key=vocab.__getitem__)),
+            encoding="utf-8",
+        )

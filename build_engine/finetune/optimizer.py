@@ -10,7 +10,8 @@ import torch
 from .model import QaModel
 from .settings import FinetuneSettings
 
-_LAYER = re.compile(r"\w+\.encoder\.layer\.(\d+)\.")
+# The first number in a weight's name is its layer's; in ALBERT that of layers that share it.
+_LAYER = re.compile(r"\.(\d+)\.")
 
 
 def make_optimizer(model: QaModel, settings: FinetuneSettings) -> torch.optim.AdamW:
@@ -18,12 +19,16 @@ def make_optimizer(model: QaModel, settings: FinetuneSettings) -> torch.optim.Ad
 
     Biases and layer norms have no weight decay. With `layerwise_lr_decay` d the head learns at the
     full rate, the top layer at d times it, the one below at d², and so on to the embeddings.
+    Layers that share their weights count as one.
     """
+    network = model.network
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
-    layers = model.config.num_hidden_layers
-    for name, weight in model.named_parameters():
-        decays = not (name.endswith("bias") or "LayerNorm" in name)
-        groups.setdefault((_depth(name, layers), decays), []).append(weight)
+    found = [_LAYER.search(name) for name, _ in network.named_parameters()]
+    layers = 1 + max(int(layer[1]) for layer in found if layer)
+    for name, weight in network.named_parameters():
+        decays = weight.dim() > 1  # else it is a bias or of a norm
+        depth = _depth(name, layers, network.base_model_prefix)
+        groups.setdefault((depth, decays), []).append(weight)
     parameters: list[dict[str, Any]] = [
         {
             "params": weights,
@@ -35,11 +40,15 @@ def make_optimizer(model: QaModel, settings: FinetuneSettings) -> torch.optim.Ad
     return torch.optim.AdamW(parameters, lr=0.0, eps=settings.adam_epsilon, fused=True)
 
 
-def _depth(name: str, layers: int) -> int:
-    """How many layers are above a weight's, with the head as the one on top."""
-    if name.startswith("qa_outputs"):
+def _depth(name: str, layers: int, encoder: str) -> int:
+    """How many layers are above a weight's, with the head as the one on top.
+
+    encoder: what the names of the encoder's weights begin with; a norm behind its last layer is
+    the head's.
+    """
+    if not name.startswith(f"{encoder}.") or name.startswith(f"{encoder}.final_norm."):
         return 0
-    layer = _LAYER.match(name)
+    layer = _LAYER.search(name)
     return layers - int(layer[1]) if layer else layers + 1
 
 

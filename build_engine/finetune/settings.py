@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from electra_qa.settings import setting
+from electra_qa.tokenization import SpecialTokens
 from electra_qa.windows import WindowSettings
 
 Autocast = Literal["no", "bf16", "fp16"]
@@ -22,7 +23,9 @@ class FinetuneSettings:
     doc_stride: int = setting(128, "How far a window moves on, in tokens.", minimum=1)
     max_query_length: int = setting(64, "Tokens of a question; the rest is cut off.", minimum=1)
     max_answer_length: int = setting(30, "Of a predicted answer, in tokens.", minimum=1)
-    do_lower_case: bool = setting(True, "For a model that has a vocab.txt and no tokenizer.json.")
+    do_lower_case: bool = setting(
+        True, "For a model of BERT's kind of vocabulary whose files don't say it."
+    )
     version_2_with_negative: bool = setting(
         True, "Train on questions without an answer too; otherwise they are left out."
     )
@@ -91,9 +94,14 @@ class FinetuneSettings:
                 raise ValueError(f"negative_kinds has {kind!r}; there are {', '.join(KINDS)}")
         return kinds
 
-    @property
-    def windows(self) -> WindowSettings:
-        return WindowSettings(self.max_seq_length, self.doc_stride, self.max_query_length)
+    def windows(self, special_tokens: SpecialTokens) -> WindowSettings:
+        """Raises ValueError where no context would fit beside the longest question."""
+        return WindowSettings(
+            self.max_seq_length,
+            self.doc_stride,
+            self.max_query_length,
+            special_tokens.separators + 2,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,7 @@ class FinetuneData:
     predict_file: evaluated on in place of a held-out part.
     question_edits: pairs of an answerable and an unanswerable question, a line each, apart by a
         tab: what `make_negatives` learns its edits and their rates from.
-    teacher: a question-answering checkpoint with the same vocabulary to distil from.
+    teacher: a question-answering checkpoint to distil from, whose vocabulary has the model's.
     """
 
     model: str

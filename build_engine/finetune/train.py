@@ -24,7 +24,7 @@ from .data import Feature, make_features
 from .evaluation import Evaluation, evaluate
 from .examples import Examples, read_examples
 from .losses import distillation_loss, span_loss
-from .model import QaModel, load_model, longest_input, save_checkpoint, span_logits
+from .model import QaModel, load_model, save_checkpoint, span_logits
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
 from .settings import FinetuneData, FinetuneSettings
@@ -64,19 +64,20 @@ def finetune(
     checkpoint = state.check(output, identity, resume=resume)
     examples = read_examples(data, settings)
     torch.manual_seed(settings.seed)  # the span head begins at random
-    model, serialized = load_model(
+    model = load_model(
         data.model,
         do_lower_case=settings.do_lower_case,
         hidden_dropout_prob=settings.hidden_dropout_prob,
         attention_probs_dropout_prob=settings.attention_probs_dropout_prob,
     )
-    if settings.max_seq_length > longest_input(model):
+    if settings.max_seq_length > model.longest_input:
         raise BuildError(
-            f"max_seq_length must be at most {longest_input(model)}, the positions of the model, "
+            f"max_seq_length must be at most {model.longest_input}, the positions of the model, "
             f"got {settings.max_seq_length}"
         )
-    tokenizer = Tokenizer(serialized)
-    features = make_features(examples.train, tokenizer, settings.windows)
+    tokenizer = model.make_tokenizer()
+    windows = settings.windows(model.special_tokens)
+    features = make_features(examples.train, tokenizer, windows)
     if not features:
         raise BuildError("the training files have no question with a context")
     _describe(examples, features, console)
@@ -85,24 +86,21 @@ def finetune(
     if data.teacher:
         teacher = teacher_logits(
             data.teacher,
-            serialized,
+            model,
             features,
-            pad_id=tokenizer.pad_id,
             max_length=settings.max_seq_length,
             autocast=settings.autocast,
             device=device,
             output=output,
             console=console,
         )
-    torch.nn.Module.to(model, device)  # Transformers' own `to` has no types
+    torch.nn.Module.to(model.network, device)  # Transformers' own `to` has no types
     run = _Run(settings, device, model, tokenizer, features, teacher, examples)
     evaluation = _train(run, output, checkpoint, console)
     save_checkpoint(
         model,
-        serialized,
         output,
         null_score_diff_threshold=evaluation.threshold if evaluation else 0.0,
-        do_lower_case=settings.do_lower_case,
         half=settings.half_weights,
     )
     _report(run, data, evaluation, time.monotonic() - started, output)
@@ -116,7 +114,7 @@ def _train(run: _Run, output: Path, checkpoint: Path | None, console: Console) -
     epoch_steps = -(-batches // settings.gradient_accumulation_steps)
     total = settings.max_steps or max(1, round(settings.num_train_epochs * epoch_steps))
     scaler = torch.amp.GradScaler(run.device.type, enabled=settings.autocast == "fp16")
-    learner = state.Learner(run.model, make_optimizer(run.model, settings), scaler)
+    learner = state.Learner(run.model.network, make_optimizer(run.model, settings), scaler)
     first = state.load(checkpoint, learner) if checkpoint else 0
     order: list[list[int]] = []
     evaluation: Evaluation | None = None
@@ -154,7 +152,7 @@ def _step(
 ) -> tuple[float, int]:
     """One step of the optimizer; (mean loss, tokens)."""
     settings = run.settings
-    run.model.train()
+    run.model.network.train()
     # Dropout's numbers depend on the seed and the step alone: a resumed run draws the same ones.
     torch.manual_seed(settings.seed * 1_000_003 + step)
     total_loss = torch.zeros((), device=run.device)
@@ -187,7 +185,7 @@ def _step(
         total_loss += loss.detach()
     learner.scaler.unscale_(learner.optimizer)
     if settings.max_grad_norm:
-        torch.nn.utils.clip_grad_norm_(run.model.parameters(), settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(run.model.network.parameters(), settings.max_grad_norm)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.optimizer.zero_grad()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoTokenizer
 
+from electra_qa.build_engine.checkpoint import load_checkpoint
 from electra_qa.build_engine.cli import build
 from electra_qa.build_engine.hub import fetch
 from electra_qa.build_engine.tokenizer_files import read_tokenizer
@@ -63,12 +65,23 @@ def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
     assert f"revision is for hub ids; {tmp_path} is a folder" in result.output.replace("\n", " ")
 
 
-def test_finetune_takes_a_revision(
-    hub: LoopbackHub, hub_repository: Callable[[str], HubRepository]
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.hub_id)
+def test_finetune_takes_a_revision_and_keeps_the_tokenizer(
+    hub: LoopbackHub,
+    hub_repository: Callable[[str], HubRepository],
+    model: Model,
+    tmp_path: Path,
 ) -> None:
-    from electra_qa.build_engine.finetune.model import load_model
+    from electra_qa.build_engine.finetune.model import load_model, save_checkpoint
 
-    model = MODELS[0]
     commit = hub.add(hub_repository(model.hub_id)).refs["main"]
-    network, _ = load_model(f"{model.hub_id}@{commit}")
-    assert network.config.embedding_size == model.config["embedding_size"]
+    name = f"{model.hub_id}@{commit}"
+    trained = load_model(name)
+    save_checkpoint(trained, tmp_path, null_score_diff_threshold=0, half=True)
+    reference = AutoTokenizer.from_pretrained(fetch(name).folder)
+    question, context = "Où est le café?", "It is in São Paulo [SEP]  somewhere, 1871–1890 (京)."
+    expected = reference(question, context)["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path)(question, context)["input_ids"] == expected
+    saved = load_checkpoint(str(tmp_path))
+    assert saved.special_tokens == load_checkpoint(name).special_tokens
+    assert RustTokenizer.from_str(saved.tokenizer).encode(question, context).ids == expected

@@ -30,36 +30,16 @@ TEXTS = [
     "▁ ▁▁x",
     "",
 ]
-FILES = {
-    "bert": lambda: {"vocab.txt": vocabularies.cased_wordpiece()},
-    "roberta": vocabularies.byte_level,
-    "xlm-roberta": lambda: {"sentencepiece.bpe.model": vocabularies.xlm_roberta()},
-    "camembert": lambda: {"sentencepiece.bpe.model": vocabularies.xlm_roberta()},
-    "albert": lambda: {"spiece.model": vocabularies.albert()},
-    "deberta-v2": lambda: {"spm.model": vocabularies.deberta_v3()},
-}
-SAME_FILES = {"electra": "bert", "distilbert": "bert"}
-MPNET_TOKENS = "<s>", "<pad>", "</s>", "<unk>"
-
 Write = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
-def vocabulary_files() -> dict[str, dict[str, bytes]]:
-    files = {model_type: make() for model_type, make in FILES.items()}
-    # MPNet has its own special tokens before BERT's vocabulary, and its mask behind it.
-    bert = files["bert"]["vocab.txt"].decode()
-    files["mpnet"] = {"vocab.txt": "\n".join([*MPNET_TOKENS, bert + "<mask>", ""]).encode()}
-    return files | {name: files[same] for name, same in SAME_FILES.items()}
-
-
 @pytest.fixture
-def write(vocabulary_files: dict[str, dict[str, bytes]], tmp_path: Path) -> Write:
+def write(tmp_path: Path) -> Write:
     """Makes a checkpoint's folder, less its weights, with the other files as named."""
 
     def write(model_type: str, **files: Any) -> Path:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-        for name, content in vocabulary_files[model_type].items():
+        for name, content in vocabularies.files(model_type).items():
             (tmp_path / name).write_bytes(content)
         for stem, content in files.items():
             (tmp_path / f"{stem}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -142,7 +122,7 @@ def test_the_flags_of_a_vocab_txt_are_kept_to(write: Write) -> None:
     assert tokenizer.normalizer.normalize_str("Café São 東京") == "café são 東京"
 
 
-@pytest.mark.parametrize("model_type", FILES)
+@pytest.mark.parametrize("model_type", vocabularies.FILES)
 def test_what_transformers_saved_is_read_as_it_reads_it(
     write: Write, tmp_path_factory: pytest.TempPathFactory, model_type: str
 ) -> None:
@@ -245,15 +225,13 @@ def test_any_text_is_split_as_transformers_splits_it(text: str, everything: Any)
 
 
 @pytest.fixture(scope="module")
-def everything(
-    vocabulary_files: dict[str, dict[str, bytes]], tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[RustTokenizer, Any]]:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RustTokenizer, Any]]:
     """A tokenizer of each kind: ours and Transformers'."""
     pairs = []
-    for model_type, files in vocabulary_files.items():
+    for model_type in vocabularies.FILES:
         folder = tmp_path_factory.mktemp(model_type)
         (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-        for name, content in files.items():
+        for name, content in vocabularies.files(model_type).items():
             (folder / name).write_bytes(content)
         made = RustTokenizer.from_str(read_tokenizer(folder))
         pairs.append((made, AutoTokenizer.from_pretrained(folder)))
@@ -304,11 +282,9 @@ def refusal(folder: Path) -> str:
         ("deberta-v2", "the checkpoint has neither tokenizer.json nor spm.model; "),
     ],
 )
-def test_a_vocabulary_that_is_missing_is_named(
-    write: Write, vocabulary_files: dict[str, dict[str, bytes]], model_type: str, message: str
-) -> None:
+def test_a_vocabulary_that_is_missing_is_named(write: Write, model_type: str, message: str) -> None:
     folder = write(model_type)
-    for name in vocabulary_files[model_type]:
+    for name in vocabularies.files(model_type):
         (folder / name).unlink()
     assert refusal(folder).startswith(message)
 

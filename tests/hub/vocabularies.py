@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -98,3 +99,30 @@ def deberta_v3() -> bytes:
         eos_piece="[SEP]",
         unk_piece="[UNK]",
     )
+
+
+def mpnet() -> bytes:
+    """vocab.txt of an MPNet: its own special tokens before BERT's vocabulary, its mask behind."""
+    own = "".join(f"{token}\n" for token in ("<s>", "<pad>", "</s>", "<unk>"))
+    return own.encode() + files("bert")["vocab.txt"] + b"<mask>\n"
+
+
+FILES = {
+    "bert": lambda: {"vocab.txt": cased_wordpiece()},
+    "mpnet": lambda: {"vocab.txt": mpnet()},
+    "roberta": byte_level,
+    "xlm-roberta": lambda: {"sentencepiece.bpe.model": xlm_roberta()},
+    "camembert": lambda: {"sentencepiece.bpe.model": xlm_roberta()},
+    "albert": lambda: {"spiece.model": albert()},
+    "deberta-v2": lambda: {"spm.model": deberta_v3()},
+}
+
+
+def files(model_type: str) -> dict[str, bytes]:
+    """The vocabulary's files that a checkpoint has; BERT's of a model type that has none here."""
+    return _made(model_type if model_type in FILES else "bert")
+
+
+@lru_cache
+def _made(model_type: str) -> dict[str, bytes]:
+    return FILES[model_type]()

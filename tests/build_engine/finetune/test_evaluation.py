@@ -14,7 +14,6 @@ from electra_qa.bundle import Bundle
 from electra_qa.engines import load_engine
 from electra_qa.spans import DecodeOptions
 from electra_qa.squad import read_squad
-from electra_qa.tokenization import Tokenizer
 
 from .conftest import asked
 
@@ -37,9 +36,9 @@ def test_the_model_in_training_answers_as_its_bundle_will(bundle: Bundle, checkp
     questions = read_squad(Path(__file__).parents[2] / "data" / "small.json")
     quiet = Console(file=io.StringIO())
     expected = predict(bundle, load_engine(bundle), questions, quiet)
-    model, serialized = load_model(str(checkpoint))
+    model = load_model(str(checkpoint))
     found = predict_with(
-        Tokenizer(serialized),
+        model.make_tokenizer(),
         TorchEngine(model, FinetuneSettings()),
         questions,
         bundle.manifest.window_settings,

@@ -111,7 +111,9 @@ def test_accumulated_batches_are_one_larger_batch(
         tmp_path / "b",
     )
     for name, weight in whole.items():
-        torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
+        # A softmax is the same whatever is added to all of its inputs: what these learn is noise.
+        if not name.endswith(("qa_outputs.bias", "key.bias")):
+            torch.testing.assert_close(parts[name], weight, rtol=1e-3, atol=1e-4)
 
 
 def test_a_killed_run_goes_on_to_the_same_result(
@@ -221,9 +223,9 @@ def test_the_teacher_has_its_share(
 
 
 def test_an_mpnet_can_be_trained_and_teach(
-    tiny_checkpoint: Callable[..., Path], model: Path, squad_file: Path, tmp_path: Path
+    whole_checkpoint: Callable[[str], Path], squad_file: Path, tmp_path: Path
 ) -> None:
-    encoder = tiny_checkpoint("mpnet")
+    encoder, model = whole_checkpoint("mpnet"), whole_checkpoint("bert")
     settings = dataclasses.replace(QUICK, autocast="bf16")
     run(FinetuneData(str(encoder), (squad_file,)), settings, tmp_path / "teacher")
     run(
@@ -231,8 +233,11 @@ def test_an_mpnet_can_be_trained_and_teach(
         settings,
         tmp_path / "student",
     )
-    config = json.loads((tmp_path / "student" / "config.json").read_text(encoding="utf-8"))
-    assert config["model_type"] == "electra"
+    types = [
+        json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))["model_type"]
+        for name in ("teacher", "student")
+    ]
+    assert types == ["mpnet", "electra"]
 
 
 def test_a_teacher_that_can_not_read_the_windows_is_refused(
@@ -243,7 +248,9 @@ def test_a_teacher_that_can_not_read_the_windows_is_refused(
     serialized["model"]["vocab"]["unheard-of"] = serialized["model"]["vocab"].pop("lighthouse")
     (teacher / "tokenizer.json").write_text(json.dumps(serialized), encoding="utf-8")
     data = FinetuneData(str(model), (squad_file,), teacher=str(teacher))
-    with pytest.raises(BuildError, match="has another vocabulary than the model"):
+    with pytest.raises(
+        BuildError, match="has another vocabulary than the model: it lacks 'lighthouse'"
+    ):
         run(data, QUICK, tmp_path / "a")
     short = tiny_checkpoint(max_position_embeddings=32)
     data = FinetuneData(str(model), (squad_file,), teacher=str(short))
