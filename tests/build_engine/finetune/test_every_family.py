@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -62,7 +63,7 @@ def window_of(checkpoint: Checkpoint) -> Window:
 
 def in_graph(checkpoint: Checkpoint, window: Window) -> npt.NDArray[np.float32]:
     """[length, 2], with padding behind it, as a server has it."""
-    graph = build_graph(checkpoint, n_best_size=4, max_answer_length_limit=8)
+    graph = ir.to_proto(build_graph(checkpoint, n_best_size=4, max_answer_length_limit=8))
     pad_id = Tokenizer(checkpoint.tokenizer, checkpoint.special_tokens).pad_id
     batch = WindowBatch.pad([window], [8], length=window.length + 7, pad_id=pad_id)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
