@@ -65,7 +65,7 @@ def test_ask_says_that_there_is_no_answer(server: PrivateServer) -> None:
     [
         (["ask", "who?", "--context", "", "--address", "{}"], 1, "context is empty"),
         (["ask", "who?"], 2, "set one of --context and --context-file"),
-        ([*CARD, "--top-k", "0", "--address", "{}"], 1, "options.top_k must be 1 to 64, got 0"),
+        ([*CARD, "--top-k", "0", "--address", "{}"], 1, "options.top_k must be 1 to 256, got 0"),
         ([*CARD, "--address", "{}", "--bundle", "x"], 2, "set one, not both"),
         ([*CARD, "--bundle", "/no/such"], 1, "no bundle at /no/such"),
         (["info", "--bundle", "/no/such"], 1, "no bundle at /no/such"),
