@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypedDict
@@ -199,7 +200,8 @@ class QuestionAnsweringPipeline:
         top_k: how many answers to return, at most. By default 1.
         doc_stride: how many tokens two windows share, by default 128 (and at most half of a
             window). `run_squad.py` calls something else so; see `Options` for that.
-        max_answer_len, max_seq_len, max_question_len: in tokens, by default 15, the model's and 64.
+        max_answer_len, max_seq_len, max_question_len: in tokens, by default 15, the model's, and as
+            many as fit: Transformers' default of 64 never cut a question.
         handle_impossible_answer: let "no answer" be one of the answers: an empty text at 0.
         align_to_words: widen an answer that starts or ends inside a word to the whole word. By
             default it is.
@@ -240,13 +242,19 @@ class QuestionAnsweringPipeline:
         answers = list(results)
         return answers[0] if len(answers) == 1 else answers
 
+    @cached_property
+    def _window_lengths(self) -> tuple[int, int]:
+        """The model's own max_seq_length, and the most that it takes, in tokens."""
+        info = self._client.info()
+        return info.bundle.max_seq_length, info.limits.max_seq_length
+
     def _ask(
         self, inputs: Iterable[Question], options: CallOptions, several: bool
     ) -> Iterator[PipelineResult]:
         outcomes = self._client.answer_many(
             inputs,
             batch_size=min(options.batch_size, MAX_BATCH_SIZE),
-            **options.of_the_client(),
+            **options.of_the_client(*self._window_lengths),
         )
         try:
             for index, outcome in enumerate(outcomes):

@@ -58,7 +58,7 @@ class CallOptions:
     doc_stride: int | None = None
     max_answer_len: int = 15
     max_seq_len: int | None = None
-    max_question_len: int = 64
+    max_question_len: int | None = None
     handle_impossible_answer: bool = False
     align_to_words: bool = True
     batch_size: int = 64
@@ -90,21 +90,18 @@ class CallOptions:
             )
         return dataclasses.replace(self, **{n: v for n, v in values.items() if n in names})
 
-    def of_the_client(self) -> Options:
-        """The same in the words of `Client`."""
-        max_question_len = self.max_question_len
-        if self.max_seq_len is not None:
-            # Windows narrower than the longest question are fine for a shorter one.
-            # Beside it there is a token of context, and four special ones in a RoBERTa.
-            max_question_len = max(1, min(max_question_len, self.max_seq_len - 5))
-        overlap = self.doc_stride
-        if overlap is None:
-            overlap = min((self.max_seq_len or 384) // 2, 128)
+    def of_the_client(self, max_seq_length: int, max_seq_length_limit: int) -> Options:
+        """The same in the words of `Client`, for a model with these lengths of windows."""
+        longest = self.max_seq_len or max_seq_length
+        # Beside a question there are a token of context and four special ones in a RoBERTa.
+        room = max(1, min(longest, max_seq_length_limit) - 5)
+        question = room if self.max_question_len is None else min(self.max_question_len, room)
+        overlap = min(longest // 2, 128) if self.doc_stride is None else self.doc_stride
         options: Options = {
             "rules": "pipeline",
             "top_k": self.top_k,
             "max_answer_length": self.max_answer_len,
-            "max_query_length": max_question_len,
+            "max_query_length": question,
             "align_to_words": self.align_to_words,
             "window_overlap": overlap,
         }

@@ -191,4 +191,4 @@ def test_kserve_finds_the_runtime() -> None:
     assert model["modelFormat"].items() <= known.items()
     # Only a container of this name gets the model.
     assert CONTAINERS["kserve"]["name"] == "kserve-container"
-    assert str(parse_serve(CONTAINERS["kserve"]["args"])["bundle_path"]) == "/mnt/models"
+    assert str(parse_serve(CONTAINERS["kserve"]["args"])["bundle"]) == "/mnt/models"

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, Client, ElectraQAError, UnavailableError
+from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 from electra_qa.server.errors import StartError
 from electra_qa.server.lifecycle import running
 from electra_qa.server.service import SERVICE
@@ -177,11 +178,12 @@ def test_sigterm_under_load_loses_nothing_and_exits_0(bundle: Bundle, tmp_path: 
     with (
         server_process("--bundle", str(bundle.path), "--address", address) as process,
         Client(address) as client,
+        grpc.insecure_channel(address) as channel,
     ):
         client.wait_until_ready(60)
+        stub = QuestionAnsweringStub(channel)
         calls = [
-            client._stub.Answer.future(_request(f"Who founded Rome in {n}?"), timeout=60)
-            for n in range(40)
+            stub.Answer.future(_request(f"Who founded Rome in {n}?"), timeout=60) for n in range(40)
         ]
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
