@@ -109,7 +109,7 @@ async def test_everything_that_tritonclient_asks_for(bundle: Bundle) -> None:
         ],
         "parameter": [
             "StatusCode.INVALID_ARGUMENT",
-            "options.top_k must be 1 to 64, got 65",
+            "options.top_k must be 1 to 256, got 257",
         ],
     }
 

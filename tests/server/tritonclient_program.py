@@ -107,7 +107,7 @@ def main() -> None:
                 )
             ),
             "parameter": error_of(
-                lambda: client.infer("electra-qa", first, parameters={"top_k": 65})
+                lambda: client.infer("electra-qa", first, parameters={"top_k": 257})
             ),
         },
     }
