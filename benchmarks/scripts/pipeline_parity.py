@@ -36,8 +36,8 @@ SPECIAL = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
 SEGMENTS = ("albert", "bert", "deberta-v2", "electra")
 
 
-def read_questions(path: Path) -> list[dict[str, str]]:
-    """Every n-th question of a SQuAD file, `QUESTIONS` of them."""
+def read_questions(path: Path, count: int) -> list[dict[str, str]]:
+    """Every n-th question of a SQuAD file, `count` of them."""
     articles = json.loads(path.read_text(encoding="utf-8"))["data"]
     questions = [
         {"question": qa["question"], "context": paragraph["context"]}
@@ -45,7 +45,7 @@ def read_questions(path: Path) -> list[dict[str, str]]:
         for paragraph in article["paragraphs"]
         for qa in paragraph["qas"]
     ]
-    return questions[:: len(questions) // QUESTIONS][:QUESTIONS]
+    return questions[:: len(questions) // count][:count]
 
 
 def answer_all(pipe: Any, questions: list[dict[str, str]]) -> dict[str, list[list[Answer]]]:
@@ -68,8 +68,8 @@ def _tokenizer(checkpoint: Path) -> Any:
     )
 
 
-def write(checkpoints: list[Path], data: Path, output: Path) -> None:
-    questions = read_questions(data)
+def write(checkpoints: list[Path], data: Path, count: int, output: Path) -> None:
+    questions = read_questions(data, count)
     answers = {folder.name: _their_answers(folder, questions) for folder in checkpoints}
     output.write_text(json.dumps(answers), encoding="utf-8")
 
@@ -94,11 +94,11 @@ def _their_answers(
     return answer_all(pipe, questions)
 
 
-def compare(checkpoint: Path, bundle: str, data: Path, theirs: Path) -> None:
+def compare(checkpoint: Path, bundle: str, data: Path, count: int, theirs: Path) -> None:
     from electra_qa.client import pipeline
 
     with pipeline("question-answering", bundle=bundle) as pipe:
-        ours = answer_all(pipe, read_questions(data))
+        ours = answer_all(pipe, read_questions(data, count))
     expected = json.loads(theirs.read_text(encoding="utf-8"))[checkpoint.name]
     for name, calls in expected.items():
         pairs = list(zip(ours[name], calls, strict=True))
@@ -139,11 +139,13 @@ def main() -> None:
     comparing.add_argument("--bundle", required=True)
     comparing.add_argument("--data", type=Path, required=True)
     comparing.add_argument("--theirs", type=Path, required=True)
+    for command in (writing, comparing):
+        command.add_argument("--questions", type=int, default=QUESTIONS)
     given = parser.parse_args()
     if given.command == "write":
-        write(given.checkpoint, given.data, given.output)
+        write(given.checkpoint, given.data, given.questions, given.output)
     else:
-        compare(given.checkpoint, given.bundle, given.data, given.theirs)
+        compare(given.checkpoint, given.bundle, given.data, given.questions, given.theirs)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from ..checkpoints import KINDS, make_checkpoint
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "benchmarks" / "scripts" / "pipeline_parity.py"
 # An environment with the last Transformers that had the pipeline: `make .venv-pipeline/.done`.
+# Of the dev set; the script asks more of them.
+QUESTIONS = 50
 PYTHON = REPOSITORY / ".venv-pipeline" / "bin" / "python"
 
 
@@ -51,6 +53,7 @@ def theirs(checkpoints: Path, squad_folder: Path) -> dict[str, dict[str, list[An
     output = checkpoints / "theirs.json"
     command = [str(PYTHON), str(SCRIPT), "write", "--output", str(output)]
     command += ["--data", str(squad_folder / "dev-v2.0.json")]
+    command += ["--questions", str(QUESTIONS)]
     for model_type in KINDS:
         command += ["--checkpoint", str(checkpoints / model_type)]
     subprocess.run(command, check=True, capture_output=True, timeout=1800)
@@ -75,9 +78,10 @@ def test_answers_are_those_of_transformers(
     bundle = build_bundle(str(folder), tmp_path, BuildSettings(), BuildData(), quiet)
     script = parity()
     with pipeline("question-answering", bundle=bundle.path) as pipe:
-        ours = script.answer_all(pipe, script.read_questions(squad_folder / "dev-v2.0.json"))
+        questions = script.read_questions(squad_folder / "dev-v2.0.json", QUESTIONS)
+        ours = script.answer_all(pipe, questions)
     # Answers that differ are there at all, and not the same one always.
-    assert len({call[0]["answer"] for call in ours["defaults"]}) > 100
+    assert len({call[0]["answer"] for call in ours["defaults"]}) > QUESTIONS / 2
     for way, calls in theirs[model_type].items():
         different = []
         for mine, other in zip(ours[way], calls, strict=True):
@@ -87,4 +91,4 @@ def test_answers_are_those_of_transformers(
                 different.append((mine, other))
         # Of two spans whose scores are as good as equal either may come first, by the CPU's last
         # digit. Anything that is wrong with spans, words or offsets is wrong more often than that.
-        assert len(different) <= 2, (way, different)
+        assert len(different) <= 1, (way, different)
