@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import socket
@@ -11,19 +12,22 @@ from typing import Any
 import pytest
 
 from electra_qa.bundle import (
+    FORMAT,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     Bundle,
     BundleError,
     Manifest,
+    begin_bundle,
     load_bundle,
+    seal_bundle,
     write_bundle,
 )
 from electra_qa.windows import WindowSettings
 
 FILES = {"model.fp32.onnx": b"a graph, for all that a bundle knows", "tokenizer.json": b"{}"}
 VALUES = Manifest(
-    format=2,
+    format=FORMAT,
     source="tiny",
     source_sha256="0" * 64,
     architecture={"model_type": "electra"},
@@ -82,6 +86,19 @@ def test_another_manifest_has_another_sum(
 ) -> None:
     changed = dataclasses.replace(VALUES, **change)
     assert write_bundle(tmp_path / "changed", changed, FILES).sha256 != small.sha256
+
+
+def test_what_is_already_written_is_sealed(small: Bundle) -> None:
+    begin_bundle(small.path)
+    with pytest.raises(BundleError, match=r"manifest\.json"):
+        load_bundle(small.path)
+    (small.path / "model.fp32.onnx.data").write_bytes(b"weights")
+    sealed = seal_bundle(small.path, VALUES, [*FILES, "model.fp32.onnx.data"])
+    assert sealed.manifest.files == small.manifest.files | {
+        "model.fp32.onnx.data": hashlib.sha256(b"weights").hexdigest()
+    }
+    assert small.graph_sha256 == small.manifest.files["model.fp32.onnx"]
+    assert sealed.graph_sha256 not in (small.graph_sha256, *sealed.manifest.files.values())
 
 
 def test_writing_over_a_bundle_replaces_it(small: Bundle) -> None:
@@ -230,7 +247,7 @@ def test_an_unknown_field_is_named(small: Bundle) -> None:
         load_bundle(small.path)
 
 
-@pytest.mark.parametrize("value", [1, 3, "2", None, True])
+@pytest.mark.parametrize("value", [0, 1, FORMAT + 1, "2", None, True])
 def test_another_format_is_refused(small: Bundle, value: Any) -> None:
     edit_manifest(small, format=value)
     with pytest.raises(BundleError, match="format"):
