@@ -313,8 +313,10 @@ def _answers_run_squad(
     for candidate in in_order:
         check()
         start, end = _characters(context, candidate, options)
-        text = texts.cut(start, end)
-        if text not in answers:
+        # A sentencepiece begins with the space before a word; `run_squad.py` answers in words.
+        text = texts.cut(start, end).lstrip()
+        start = end - len(text)
+        if text and text not in answers:
             texts.keep(text)
             answers[text] = candidate.answer(text, start, end, candidate.probability)
             if len(answers) == options.top_k:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models, pre_tokenizers
 
 from electra_qa.spans import (
     MASKED,
@@ -241,6 +243,20 @@ def test_of_answers_with_the_same_text_only_the_best_counts(tokenizer: Tokenizer
     assert (prediction.answers[0].start, prediction.answers[0].end) == (10, 15)
     assert prediction.answers[0].start_logit == 3.0
     assert prediction.answers[0].score == pytest.approx(asked.probability(2, 2))
+
+
+@pytest.mark.parametrize(("rules", "text"), [("run_squad", "Norse"), ("pipeline", " Norse")])
+def test_the_space_in_a_sentencepiece_is_no_part_of_an_answer(rules: str, text: str) -> None:
+    """But by the pipeline's rules, since it gave it to its callers."""
+    special = [(name, 0.0) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")]
+    pieces = [*special, ("▁Norse", -1.0), ("▁and", -1.0), ("▁", -9.0)]
+    rust = RustTokenizer(models.Unigram(pieces, unk_id=1))
+    rust.pre_tokenizer = pre_tokenizers.Metaspace()
+    asked = Asked(Tokenizer(rust.to_str()), "and Norse and")
+    asked.say(1, 1, 3.0, 3.0)
+    (answer,) = asked.predict(DecodeOptions(rules=Rules(rules))).answers
+    assert answer.text == text
+    assert (answer.start, answer.end) == (9 - len(text), 9)
 
 
 @pytest.mark.parametrize("rules", Rules)
