@@ -9,6 +9,7 @@ from typing import Any
 
 from .hub import vocabularies
 from .hub.repositories import UNCASED_VOCAB
+from .random_weights import randomize
 
 BERT_SHAPE = {
     "hidden_size": 64,
@@ -99,14 +100,3 @@ def make_checkpoint(model_type: str, folder: Path) -> Path:
     randomize(model)
     model.save_pretrained(folder)
     return folder
-
-
-def randomize(model: Any) -> None:
-    """What Transformers starts from is too tame to test with: biases of 0, logits near 0."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if "norm.weight" in name.lower() else 0.0
-            parameter.normal_(mean, 0.3, generator=generator)

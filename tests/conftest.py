@@ -16,6 +16,7 @@ from electra_qa.bundle import Bundle
 from electra_qa.tokenization import Tokenizer
 
 from .hub.server import HubRepository, LoopbackHub, loopback_hub
+from .random_weights import randomize
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = Path(__file__).parents[2] / "shared"
@@ -200,12 +201,7 @@ def tiny_checkpoint(
         model: Any = AutoModelForQuestionAnswering.from_config(
             AutoConfig.for_model(model_type, **shape)
         )
-        # What Transformers starts from is too tame to test with: biases of 0, logits near 0.
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                mean = 1.0 if "norm.weight" in name.lower() else 0.0
-                parameter.normal_(mean, 0.3, generator=generator)
+        randomize(model)
         folder = tmp_path_factory.mktemp(f"tiny-{model_type}-", numbered=True)
         model.to(getattr(torch, dtype)).save_pretrained(folder)
         for name in ("tokenizer.json", "tokenizer_config.json"):

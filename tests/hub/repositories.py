@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..random_weights import randomize
 from . import vocabularies
 from .server import HubRepository
 
@@ -267,11 +268,7 @@ def make_repository(model: Model, folder: Path) -> HubRepository:
     (folder / "config.json").write_bytes(files["config.json"])
     torch.manual_seed(0)
     network = AutoModelForQuestionAnswering.from_config(AutoConfig.from_pretrained(folder))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            mean = 1.0 if name.endswith("LayerNorm.weight") else 0.0
-            parameter.normal_(mean, 0.3, generator=generator)
+    randomize(network)
     for name in model.weights:
         files[name] = _weights(name, network.state_dict(), model.legacy_pickle)
     files |= dict.fromkeys((".gitattributes", *model.others), NOT_FETCHED)
