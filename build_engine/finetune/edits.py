@@ -7,7 +7,9 @@ Comprehension" (ACL 2019): lower case, tokens apart by spaces. Most of them diff
 from __future__ import annotations
 
 import collections
+import csv
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ GRAMMAR = QUESTION_WORDS | {
 }
 # fmt: on
 LONGEST_PHRASE = 3
+_TOKEN = re.compile(r"n't\b|'s\b|\w+?(?=n't\b)|\w+|[^\w\s]")
 
 Counts = Mapping[str, int]
 
@@ -67,11 +70,23 @@ class Edits:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The pairs of a file, a line each, apart by a tab. Raises SquadError."""
+    """The pairs of a file: answerable and unanswerable, a line each, apart by a tab.
+
+    Or a table with a header, apart by tabs, whose columns `twin_question` and `question` they are;
+    rows without the former are passed over. Raises SquadError.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SquadError(f"{path} can't be read: {error}") from error
+    columns = lines[0].split("\t") if lines else []
+    if {"question", "twin_question"} <= set(columns):
+        table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [
+            (_apart(row["twin_question"]), _apart(row["question"]))
+            for row in table
+            if row["twin_question"]
+        ]
     pairs = []
     for number, line in enumerate(lines, start=1):
         before, tab, after = line.partition("\t")
@@ -79,6 +94,11 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
             raise SquadError(f"{path.name}, line {number}: two questions and a tab are expected")
         pairs.append((before, after))
     return pairs
+
+
+def _apart(text: str) -> str:
+    """In lower case, tokens apart by spaces, as the pairs are."""
+    return " ".join(_TOKEN.findall(text.lower()))
 
 
 def learn(pairs: Iterable[tuple[str, str]], is_name: Callable[[str], bool | None]) -> Edits:

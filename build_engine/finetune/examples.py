@@ -14,6 +14,7 @@ from .edits import Edits, learn, read_pairs
 from .names import Capitals
 from .negatives import make_negatives
 from .settings import FinetuneData, FinetuneSettings
+from .typing_slips import with_slips
 
 # What people do, without a file to learn it from: the rates and the negations that were learnt
 # from the pairs of Zhu et al. No words and no names: those are in the file.
@@ -81,8 +82,11 @@ def read_examples(data: FinetuneData, settings: FinetuneSettings) -> Examples:
             held += [question for _, question in _make(held_to_change, edits, capitals, settings)]
     if len({bool(question.answers) for question in of_both_kinds}) < 2:
         of_both_kinds = held
+    train += [question for _, question in made]
+    if settings.typing_slips:
+        train = list(with_slips(train, settings.typing_slips, settings.seed))
     return Examples(
-        train + [question for _, question in made],
+        train,
         held,
         of_both_kinds,
         collections.Counter(kind for kind, _ in made),

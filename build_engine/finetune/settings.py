@@ -70,6 +70,12 @@ class FinetuneSettings:
     negative_kinds: str = setting(
         ",".join(KINDS), "Of the made questions; leave a kind out to switch it off."
     )
+    typing_slips: float = setting(
+        0.0,
+        "Share of the training questions that get a typo, that lose their mark, and that lose "
+        "their capitals, each by itself.",
+        minimum=0,
+    )
     distillation_weight: float = setting(
         0.5, "Share of the teacher in the loss, with --teacher.", minimum=0
     )

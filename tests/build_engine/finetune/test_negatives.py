@@ -117,6 +117,19 @@ def test_a_file_without_pairs_is_named_with_its_line(tmp_path: Path) -> None:
     assert read_pairs(path) == [("a ?", "b ?")]
 
 
+def test_pairs_of_a_table_are_split_into_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "unanswerable.tsv"
+    path.write_text(
+        "id\tquestion\ttwin_question\n"
+        "1\tWhat didn't \"Kereon's\" cost 1,200?\twhat did kereon 's cost ?\n"
+        "2\tWho is it?\t\n",
+        encoding="utf-8",
+    )
+    assert read_pairs(path) == [
+        ("what did kereon 's cost ?", "what did n't \" kereon 's \" cost 1 , 200 ?")
+    ]
+
+
 NOTHING = Capitals([])
 
 
@@ -283,9 +296,10 @@ def test_of_what_has_no_answer_nothing_is_made(edits: Edits, capitals: Capitals)
     assert not list(make_negatives([asked], edits, capitals, kinds=KINDS, per_question=1, seed=0))
 
 
-def test_peoples_edits_are_learnt_from_their_file(squad_folder: Path) -> None:
-    learnt = learn(read_pairs(squad_folder / "train" / "question-edits.tsv"), lambda _: False)
+@pytest.mark.parametrize("name", ["question-edits.tsv", "squad2-train-unanswerable-questions.tsv"])
+def test_peoples_edits_are_learnt_from_their_file(name: str, squad_folder: Path) -> None:
+    learnt = learn(read_pairs(squad_folder / "train" / name), lambda _: False)
     assert learnt.rates["negation"] == pytest.approx(0.125, abs=0.001)
     assert learnt.rates["number"] > 0.3
-    assert learnt.words["most"]["least"] == 69
+    assert learnt.words["most"]["least"] >= 69
     assert max(learnt.negations, key=learnt.negations.__getitem__) == "n't"
