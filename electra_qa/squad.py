@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import re
 import string
@@ -57,6 +58,36 @@ def _questions(articles: Iterable[Any]) -> Iterator[SquadQuestion]:
                     answer_starts=tuple(int(a.get("answer_start", -1)) for a in qa["answers"]),
                     article=str(article.get("title", "")),
                 )
+
+
+def write_squad(path: Path, questions: Iterable[SquadQuestion]) -> None:
+    """A SQuAD 2.0 file that `read_squad` reads these questions from, if those of an article, and of
+    a context in it, stand together."""
+    articles: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for question in questions:
+        answers = [
+            {"text": text, "answer_start": start}
+            for text, start in itertools.zip_longest(
+                question.answers, question.answer_starts, fillvalue=-1
+            )
+        ]
+        articles.setdefault(question.article, {}).setdefault(question.context, []).append(
+            {
+                "id": question.id,
+                "question": question.question,
+                "answers": answers,
+                "is_impossible": not answers,
+            }
+        )
+    data = [
+        {
+            "title": title,
+            "paragraphs": [{"context": context, "qas": qas} for context, qas in paragraphs.items()],
+        }
+        for title, paragraphs in articles.items()
+    ]
+    content = json.dumps({"version": "v2.0", "data": data}, ensure_ascii=False)
+    path.write_text(content, encoding="utf-8")
 
 
 def _text(holder: dict[str, Any], key: str) -> str:

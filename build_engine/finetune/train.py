@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from electra_qa.bundle import sha256_of
+from electra_qa.squad import write_squad
 from electra_qa.tokenization import Tokenizer
 
 from ..errors import BuildError
@@ -29,6 +30,9 @@ from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
 from .settings import FinetuneData, FinetuneSettings
 from .teacher import pad_logits, teacher_logits
+
+# What no step has seen: `build` can measure its bundle on it.
+HELD_OUT = "held_out.json"
 
 # May change from one part of a run to the next.
 FREE = ("logging_steps", "save_steps", "eval_steps", "half_weights")
@@ -103,6 +107,8 @@ def finetune(
         null_score_diff_threshold=evaluation.threshold if evaluation else 0.0,
         half=settings.half_weights,
     )
+    if examples.held_out and not data.predict_file:
+        write_squad(output / HELD_OUT, examples.held_out)
     _report(run, data, evaluation, time.monotonic() - started, output)
     state.clear(output)
 

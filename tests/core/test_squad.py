@@ -15,6 +15,7 @@ from electra_qa.squad import (
     read_by_id,
     read_squad,
     squad_metrics,
+    write_squad,
 )
 
 
@@ -159,6 +160,17 @@ def test_a_squad_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "squad.json"
     path.write_text(squad_json(), encoding="utf-8")
     assert read_squad(path) == [SquadQuestion("7", "Who?", "Rollo.", ("Rollo",), (0,))]
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "squad.json"
+    questions = [
+        SquadQuestion("1", "Who?", "Rollo “é”.", ("Rollo", "“é”"), (0, 6), "A"),
+        SquadQuestion("2", "When?", "Rollo “é”.", (), (), "A"),
+        SquadQuestion("3", "Who?", "Ganger.", ("Ganger",), (-1,), "B"),
+    ]
+    write_squad(path, questions)
+    assert read_squad(path) == questions
 
 
 @pytest.mark.parametrize(

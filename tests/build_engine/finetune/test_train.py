@@ -97,6 +97,19 @@ def test_the_seed_makes_two_runs_equal(model: Path, squad_file: Path, tmp_path: 
     assert not equal(first, run(data, dataclasses.replace(QUICK, seed=7), tmp_path / "c"))
 
 
+def test_the_held_out_questions_are_written(model: Path, squad_file: Path, tmp_path: Path) -> None:
+    run(FinetuneData(str(model), (squad_file,)), QUICK, tmp_path / "a")
+    held_out = read_squad(tmp_path / "a" / "held_out.json")
+    whole = {question.id: question for question in read_squad(squad_file)}
+    assert len(held_out) == 8
+    for question in held_out:
+        of_the_file = dataclasses.replace(question, article=question.article.split("/")[1])
+        assert of_the_file == whole[question.id]
+    named = FinetuneData(str(model), (squad_file,), predict_file=squad_file)
+    run(named, dataclasses.replace(QUICK, max_steps=1), tmp_path / "b")
+    assert not (tmp_path / "b" / "held_out.json").exists()
+
+
 def test_accumulated_batches_are_one_larger_batch(
     model: Path, squad_file: Path, tmp_path: Path
 ) -> None:
