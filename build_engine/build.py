@@ -6,11 +6,11 @@ import dataclasses
 import gc
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import Progress
@@ -29,23 +29,35 @@ from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
 from electra_qa.settings import setting
 from electra_qa.squad import SquadError
 from electra_qa.tokenization import Tokenizer
-from electra_qa.windows import WindowSettings
+from electra_qa.windows import Window, WindowSettings
 
 from .accuracy import measure
 from .calibration import BUILT_IN, calibration_windows, observe
 from .check import check_graph
 from .checkpoint import Checkpoint, load_checkpoint
+from .choosing import (
+    FEWEST_WINDOWS,
+    Answers,
+    Measured,
+    answers,
+    best,
+    compare,
+    quantize_candidates,
+    report,
+)
 from .decode import MAX_PAIRS
 from .errors import BuildError
 from .graph import OPSET, build_graph
 from .graph_file import read_without_weights, write_graph
-from .quantization import QuantizationSettings, quantize, sites
+from .quantization import QuantizationSettings, sites
 from .quantized import QuantizedLinear
 
 # That of `run_squad.py` and of Transformers' pipeline.
 MAX_SEQ_LENGTH = 384
 # ModernBERT has positions for 8192, and its attention at that length takes gigabytes.
 MAX_SEQ_LENGTH_LIMIT = 512
+# That the candidates of the quantization are compared on.
+MEASURED_WINDOWS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,12 @@ class BuildSettings:
     calibration_windows: int = setting(300, "Windows that int8 is calibrated on.", minimum=1)
     embeddings: Literal["int8", "fp16"] = setting(
         "int8", "How an int8 bundle stores the word embeddings, half of a small model."
+    )
+    quantization_seconds: float = setting(
+        120.0,
+        "For trying settings of int8 side by side; the best on windows that were not calibrated on "
+        "is taken. 0: the usual ones.",
+        minimum=0,
     )
     max_f1_drop: float | None = setting(
         None, "Fail where F1 on --data is lower than that of float32 by more than this, in percent."
@@ -149,29 +167,34 @@ def _write(
     with _step(console, f"Loading {checkpoint_name}"):
         checkpoint = load_checkpoint(checkpoint_name, tokenizer)
         _check(checkpoint, settings, data)
-    linears: dict[str, QuantizedLinear] = {}
-    calibration = None
+    quantized = NOT_QUANTIZED
     if settings.precision == "int8":
-        linears, calibration = _quantize(checkpoint, settings, data, console)
+        quantized = _quantize(checkpoint, settings, data, console)
     with _step(console, f"Writing {output} ({settings.precision}, opset {OPSET})"):
-        graph = build_graph(
-            checkpoint,
-            half=settings.precision != "fp32",
-            linears=linears,
-            int8_embeddings=bool(linears) and settings.embeddings == "int8",
-            n_best_size=settings.n_best_size,
-            max_answer_length_limit=settings.max_answer_length_limit,
-        )
-        with _writing(output):
-            begin_bundle(output)
-            path = output / graph_name(settings.precision)
-            files = write_graph(graph, path)
-            (output / TOKENIZER).write_bytes(checkpoint.tokenizer.encode())
-        if problems := check_graph(read_without_weights(path)):
-            raise BuildError(f"TensorRT would refuse the graph: {problems[0]}")
-        manifest = _manifest(checkpoint, settings, calibration)
-        with _writing(output):
-            return seal_bundle(output, manifest, [*(file.name for file in files), TOKENIZER])
+        return _write_bundle(checkpoint, output, settings, quantized)
+
+
+def _write_bundle(
+    checkpoint: Checkpoint, output: Path, settings: BuildSettings, quantized: _Quantized
+) -> Bundle:
+    graph = build_graph(
+        checkpoint,
+        half=settings.precision != "fp32",
+        linears=quantized.linears,
+        int8_embeddings=bool(quantized.linears) and settings.embeddings == "int8",
+        n_best_size=settings.n_best_size,
+        max_answer_length_limit=settings.max_answer_length_limit,
+    )
+    with _writing(output):
+        begin_bundle(output)
+        path = output / graph_name(settings.precision)
+        files = write_graph(graph, path)
+        (output / TOKENIZER).write_bytes(checkpoint.tokenizer.encode())
+    if problems := check_graph(read_without_weights(path)):
+        raise BuildError(f"TensorRT would refuse the graph: {problems[0]}")
+    manifest = _manifest(checkpoint, settings, quantized)
+    with _writing(output):
+        return seal_bundle(output, manifest, [*(file.name for file in files), TOKENIZER])
 
 
 def _finish(
@@ -209,40 +232,89 @@ def _finish(
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Quantized:
+    """linears: the int8 linear layers by name. calibrated_on, how: for the manifest."""
+
+    linears: dict[str, QuantizedLinear]
+    calibrated_on: str | None
+    how: dict[str, Any] | None
+
+
+NOT_QUANTIZED = _Quantized({}, None, None)
+
+
 def _quantize(
     checkpoint: Checkpoint, settings: BuildSettings, data: BuildData, console: Console
-) -> tuple[dict[str, QuantizedLinear], str]:
-    """The int8 linear layers, and what they were calibrated on, for the manifest."""
+) -> _Quantized:
     tokenizer = Tokenizer(checkpoint.tokenizer, checkpoint.special_tokens)
     windows = settings.windows(checkpoint)
+    count = settings.calibration_windows
     try:
         drawn = calibration_windows(
-            data.calibration or (BUILT_IN,), tokenizer, windows, settings.calibration_windows
+            data.calibration or (BUILT_IN,), tokenizer, windows, count + MEASURED_WINDOWS
         )
     except SquadError as error:
         raise BuildError(str(error)) from error
     if not drawn:
         raise BuildError("the calibration files hold no question")
+    drawn, asked = drawn[:count], drawn[count:]
     layers = [None, *checkpoint.family.layer_names(checkpoint.architecture)]
     groups = sum(len(sites(checkpoint, layer)) for layer in layers)
     parts = checkpoint.architecture.num_hidden_layers + 1
-    linears: dict[str, QuantizedLinear] = {}
     names = ", ".join(file.name for file in data.calibration) or "the built-in calibration set"
     drawn_from = f"{len(drawn)} windows of {names}"
     console.print(f"Calibrating on {drawn_from}")
+    seconds = settings.quantization_seconds if len(asked) >= FEWEST_WINDOWS else 0
     with Progress(console=console) as progress:
         watching = progress.add_task("Calibrating", total=len(drawn) * parts)
         rounding = progress.add_task("Rounding", total=groups)
-        for layer, observed in observe(checkpoint, drawn, lambda: progress.advance(watching)):
-            linears |= quantize(
-                checkpoint,
-                layer,
-                observed,
-                QuantizationSettings(),
-                lambda: progress.advance(rounding),
-            )
-            observed.clear()  # before the next layer is run
-    return linears, drawn_from
+        made = quantize_candidates(
+            checkpoint,
+            observe(checkpoint, drawn, lambda: progress.advance(watching)),
+            len(layers),
+            seconds,
+            lambda: progress.advance(rounding),
+        )
+    chosen, measured = next(iter(made)), list[Measured]()
+    if len(made) > 1:
+        measured = _measure(checkpoint, settings, made, asked, tokenizer.pad_id, console)
+        chosen = best(measured, len(asked)).settings
+    return _Quantized(made[chosen], drawn_from, report(chosen, measured, len(asked)))
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    settings: BuildSettings,
+    made: Mapping[QuantizationSettings, dict[str, QuantizedLinear]],
+    windows: Sequence[Window],
+    pad_id: int,
+    console: Console,
+) -> list[Measured]:
+    """What each candidate's graph, and float32's, say of the same windows."""
+
+    def said(precision: Literal["fp32", "int8"], quantized: _Quantized) -> Answers:
+        of_this = dataclasses.replace(settings, precision=precision)
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = _write_bundle(checkpoint, Path(folder), of_this, quantized)
+            try:
+                return answers(bundle, windows, pad_id)
+            except EngineError as error:
+                raise BuildError(str(error)) from error
+
+    with _step(console, f"Comparing {len(made)} ways to round on {len(windows)} other windows"):
+        wanted = said("fp32", NOT_QUANTIZED)
+        measured = [
+            compare(how, said("int8", _Quantized(linears, None, None)), wanted)
+            for how, linears in made.items()
+        ]
+    for one in measured:
+        console.print(
+            f"  {one.settings}: null_score_diff off by {one.null_score_diff_rms:.3f} rms, best "
+            f"span the same in {100 * one.same_best_span:.1f} %",
+            highlight=False,
+        )
+    return measured
 
 
 def _float32_f1(
@@ -309,7 +381,7 @@ def _check(checkpoint: Checkpoint, settings: BuildSettings, data: BuildData) -> 
         raise BuildError("null_score_diff_threshold must be a number, got NaN")
 
 
-def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str | None) -> Manifest:
+def _manifest(checkpoint: Checkpoint, settings: BuildSettings, quantized: _Quantized) -> Manifest:
     threshold = settings.null_score_diff_threshold
     windows = settings.windows(checkpoint)
     return Manifest(
@@ -334,9 +406,10 @@ def _manifest(checkpoint: Checkpoint, settings: BuildSettings, calibration: str 
         pad_token=checkpoint.special_tokens.pad,
         unk_token=checkpoint.special_tokens.unk,
         separators=checkpoint.special_tokens.separators,
-        calibration=calibration,
+        calibration=quantized.calibrated_on,
         metrics=None,
         files={},
+        quantization=quantized.how,
     )
 
 

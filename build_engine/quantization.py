@@ -30,6 +30,9 @@ from .checkpoint import Checkpoint
 from .quantized import INT8_MAX, SMALLEST, Floats, QuantizedInput, QuantizedLinear, in_float16
 
 ROWS_AT_ONCE = 128
+# What is tried where each input has a smoothing of its own, and on how many tokens.
+SMOOTHINGS = (0.65, 0.8, 0.9, 0.95, 1.0)
+TRIED_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,12 @@ class Observed:
 @dataclass(frozen=True, slots=True)
 class QuantizationSettings:
     """split_neurons: by how many each feed-forward layer grows; a multiple of 64 keeps sizes even.
-    smoothing: how much of the inputs' unevenness the weights take over, from 0 to 1.
+    smoothing: how much of the inputs' unevenness the weights take over, from 0 to 1; None: at each
+        input as much as leaves the smallest error of what is computed from the sample.
     """
 
     split_neurons: int = 64
-    smoothing: float = 0.95
+    smoothing: float | None = 0.95
 
 
 def sites(checkpoint: Checkpoint, layer: str | None) -> list[tuple[str, ...]]:
@@ -128,35 +132,60 @@ def _quantize_site(
     weights: Mapping[str, Floats],
     biases: Mapping[str, Floats],
     seen: Observed,
-    smoothing: float,
+    smoothing: float | None,
 ) -> dict[str, QuantizedLinear]:
     together = np.concatenate([weights[name] for name in group], axis=1)
-    # A channel that hardly moves must not get a factor that float16 does not have.
-    reach = np.maximum(seen.reach, max(seen.reach.max() / 2**12, SMALLEST))
-    strength = np.maximum(np.abs(together).max(axis=1), SMALLEST)
-    # What the graph computes with has to be what the weights are rounded for: float16's numbers.
-    factor = in_float16(strength ** (1 - smoothing) / reach**smoothing)
-    scale = in_float16((reach * factor).max() / INT8_MAX)
-
-    smoothed = together / factor[:, None]
-    weight_scale = in_float16(np.maximum(np.abs(smoothed).max(axis=0) / INT8_MAX, SMALLEST))
-    inputs = np.rint(seen.sample * factor / scale)
-    inputs = (np.clip(inputs, -INT8_MAX - 1, INT8_MAX) * scale).astype(np.float32)
+    if smoothing is None:
+        smoothing = min(SMOOTHINGS, key=lambda share: _error(together, seen, share))
+    how = _smooth(together, seen.reach, smoothing)
+    smoothed: Floats = (together / how.factor[:, None]).astype(np.float32)
+    weight_scale = _weight_scale(smoothed)
+    inputs = _rounded(seen.sample, how)
     rounded = _round(smoothed, weight_scale, inputs)
     # The mean error, which is that of the mean input.
     missing = _mean(seen.sample) @ together - _mean(inputs) @ (rounded * weight_scale)
 
-    quantized_input = QuantizedInput(factor, float(scale))
     ends = np.cumsum([weights[name].shape[1] for name in group])
     return {
         name: QuantizedLinear(
-            quantized_input,
+            how,
             rounded[:, end - len(biases[name]) : end].astype(np.int8),
             weight_scale[end - len(biases[name]) : end],
             (biases[name] + missing[end - len(biases[name]) : end]).astype(np.float32),
         )
         for name, end in zip(group, ends, strict=True)
     }
+
+
+def _smooth(weights: Floats, reach: Floats, smoothing: float) -> QuantizedInput:
+    # A channel that hardly moves must not get a factor that float16 does not have.
+    reach = np.maximum(reach, max(reach.max() / 2**12, SMALLEST))
+    strength = np.maximum(np.abs(weights).max(axis=1), SMALLEST)
+    # What the graph computes with has to be what the weights are rounded for: float16's numbers.
+    factor = in_float16(strength ** (1 - smoothing) / reach**smoothing)
+    return QuantizedInput(factor, float(in_float16((reach * factor).max() / INT8_MAX)))
+
+
+def _weight_scale(smoothed: Floats) -> Floats:
+    scale: Floats = in_float16(np.maximum(np.abs(smoothed).max(axis=0) / INT8_MAX, SMALLEST))
+    return scale
+
+
+def _rounded(inputs: Floats, how: QuantizedInput) -> Floats:
+    """Inputs × factor, as they come out of int8."""
+    steps = np.rint(inputs * how.factor / how.scale)
+    rounded: Floats = (np.clip(steps, -INT8_MAX - 1, INT8_MAX) * how.scale).astype(np.float32)
+    return rounded
+
+
+def _error(weights: Floats, seen: Observed, smoothing: float) -> float:
+    """The mean square error of the output on some of the sample, with plainly rounded weights."""
+    sample = seen.sample[:: max(1, len(seen.sample) // TRIED_TOKENS)]
+    how = _smooth(weights, seen.reach, smoothing)
+    smoothed: Floats = (weights / how.factor[:, None]).astype(np.float32)
+    scale = _weight_scale(smoothed)
+    missed = _rounded(sample, how) @ (np.rint(smoothed / scale) * scale) - sample @ weights
+    return float(np.mean(np.square(missed)))
 
 
 def _mean(inputs: Floats) -> npt.NDArray[np.float64]:

@@ -60,6 +60,8 @@ class Manifest:
     metrics: EM/F1 measured at build under the keys of the official script, in percent, with
         "data" naming the file; None where nothing was measured.
     files: {name: sha256} of every file but the manifest.
+    quantization: the settings that the quantization was made with, and under "candidates" what was
+        measured to choose them; None where nothing was quantized, or nobody noted how.
     """
 
     format: int
@@ -84,6 +86,7 @@ class Manifest:
     calibration: str | None
     metrics: dict[str, Any] | None
     files: dict[str, str]
+    quantization: dict[str, Any] | None = None
 
     @property
     def window_settings(self) -> WindowSettings:
@@ -119,6 +122,7 @@ class Manifest:
                 "build it anew"
             )
         hints = typing.get_type_hints(cls)
+        content.setdefault("quantization", None)  # bundles of before have none
         for name, hint in hints.items():
             if name not in content:
                 raise BundleError(f"{MANIFEST} lacks {name}")

@@ -198,7 +198,14 @@ def test_a_name_that_no_file_can_have_is_refused(small: Bundle, name: str) -> No
         load_bundle(small.path)
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Manifest)])
+def test_how_it_was_quantized_may_be_unknown(small: Bundle) -> None:
+    edit_manifest(small, quantization=...)
+    assert load_bundle(small.path).manifest.quantization is None
+
+
+@pytest.mark.parametrize(
+    "name", [f.name for f in dataclasses.fields(Manifest) if f.name != "quantization"]
+)
 def test_a_missing_field_is_named(small: Bundle, name: str) -> None:
     edit_manifest(small, **{name: ...})
     with pytest.raises(BundleError, match=rf"manifest.json .*\b{name}\b"):
