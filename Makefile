@@ -55,48 +55,6 @@ bundle: $(VENV)/.dev
 		--calibration $(SQUAD)/train/squad2-train-800paragraphs.json \
 		$(if $(HELD_OUT),--data $(HELD_OUT) --max-f1-drop 0.5)
 
-$(VENV)/.server
-	@BIN=$(BIN) DATA="$(DATA)" bash benchmarks/scripts/demo.sh
-
-## test: set up and pass the tests
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest
-
-## lint: style and types
-lint: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-
-## docs: the pages in docs/ as a site in build/site
-docs:
-	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
-	$(VENV)-docs/bin/pip install --quiet 'mkdocs-material>=9.6' 'mkdocstrings[python]>=0.27'
-	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
-
-## wheel: build it, install it where nothing else is, and ask the default bundle
-wheel:
-	rm -rf build dist $(VENV)-wheel
-	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/pip wheel --quiet --no-deps --wheel-dir dist .
-	$(VENV)-wheel/bin/pip install --quiet "electra-qa[server] @ file://$$(ls $(CURDIR)/dist/*.whl)"
-	cd / && $(CURDIR)/$(VENV)-wheel/bin/electra-qa ask "Who founded Rome?" \
-		--context "Rome was founded by Romulus in 753 BC, says the legend." --json | grep Romulus
-
-## proto: the stubs in electra_qa/rpc, by the oldest tools whose output the newest runtime takes
-proto: $(VENV)-proto/.done
-	PATH=$(CURDIR)/$(VENV)-proto/bin:$$PATH python -m grpc_tools.protoc \
-		-I electra_qa/rpc=proto --python_out=. --grpc_python_out=. \
-		--mypy_out=quiet:. --mypy_grpc_out=quiet:. $(wildcard proto/*.proto)
-
-## bundle: the default bundle anew, from the checkpoint in models/ and training data
-bundle: $(VENV)/.dev
-	$(BIN)/electra-qa build --checkpoint models/electra-minilm-squad2 \
-		--output electra_qa/default_bundle --precision int8 --max-f1-drop 0.5 \
-		--calibration $(SQUAD)/train/squadshifts-amazon.json \
-		--calibration $(SQUAD)/train/squadshifts-reddit.json \
-		--data $(SQUAD)/train/squad11-other-articles.json
-
 $(VENV)/.server: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e '.[server]'

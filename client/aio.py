@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
@@ -19,10 +20,10 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from .channel import channel_options
+from .cutting import Room, asked_again, calls, halves, is_too_large
 from .errors import (
     ClosedError,
     ElectraQAError,
-    ResourceExhaustedError,
     UnavailableError,
     from_rpc,
     wait_before_retry,
@@ -30,9 +31,9 @@ from .errors import (
 from .messages import (
     Options,
     Outcome,
+    Question,
     Result,
     batch_message,
-    batches,
     check_sizes,
     options_message,
     outcome,
@@ -44,6 +45,15 @@ from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
 
 BatchCall = grpc.aio.UnaryUnaryCall[pb.AnswerBatchRequest, pb.AnswerBatchResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """An AnswerBatch under way. began: by the event loop's clock, in seconds."""
+
+    questions: Sequence[Question]
+    began: float
+    future: BatchCall
 
 
 class AsyncClient:
@@ -181,7 +191,7 @@ class AsyncClient:
         """See `Client.answer_batch`."""
         request = batch_message(questions, options)
         with self._failures():
-            response = await self._begin(request, self._seconds(timeout))
+            response = await self._call(request, self._seconds(timeout))
         return [outcome(message) for message in response.results]
 
     async def answer_many(
@@ -195,41 +205,59 @@ class AsyncClient:
     ) -> AsyncIterator[Outcome]:
         """See `Client.answer_many`."""
         check_sizes(batch_size, concurrency)
+        options_message(options)
         seconds = self._seconds(timeout)
-        pending: deque[tuple[pb.AnswerBatchRequest, BatchCall]] = deque()
+        room = Room.of(await self.info(timeout=timeout), options, batch_size)
+        pending: deque[_Call] = deque()
         try:
-            for batch in batches(questions, batch_size):
+            for batch in calls(questions, room):
                 if len(pending) == concurrency:
-                    for one in await self._outcomes(*pending.popleft(), seconds):
+                    for one in await self._outcomes(pending.popleft(), options, seconds):
                         yield one
-                request = batch_message(batch, options)
-                pending.append((request, self._begin(request, seconds)))
+                pending.append(self._begin(batch, options, seconds))
             while pending:
-                for one in await self._outcomes(*pending.popleft(), seconds):
+                for one in await self._outcomes(pending.popleft(), options, seconds):
                     yield one
         finally:
-            for _, call in pending:
-                call.cancel()
+            for call in pending:
+                call.future.cancel()
 
-    def _begin(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
+    def _begin(self, batch: Sequence[Question], options: Options, seconds: float) -> _Call:
+        request = batch_message(batch, options)
+        return _Call(batch, self._loop.time(), self._call(request, seconds))
+
+    def _call(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
         self._check()
         with self._failures():
             return self._stub.AnswerBatch(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
 
-    async def _outcomes(
-        self, request: pb.AnswerBatchRequest, call: BatchCall, seconds: float
-    ) -> list[Outcome]:
-        clock = asyncio.get_running_loop().time
+    async def _outcomes(self, call: _Call, options: Options, seconds: float) -> list[Outcome]:
+        """See `Client._outcomes`."""
+        clock = self._loop.time
         give_up = clock() + seconds
         while True:
             try:
                 with self._failures():
-                    return [outcome(message) for message in (await call).results]
-            except ResourceExhaustedError as failure:
+                    outcomes = [outcome(message) for message in (await call.future).results]
+                again = asked_again(outcomes)
+                break
+            except ElectraQAError as failure:
+                if is_too_large(failure, clock() - call.began, seconds):
+                    outcomes = [failure] * len(call.questions)
+                    again = halves(range(len(outcomes))) if len(outcomes) > 1 else []
+                    break
                 await asyncio.sleep(wait_before_retry(failure, give_up - clock()))
-            call = self._begin(request, seconds)
+            call = self._begin(call.questions, options, seconds)
+        for places in again:
+            smaller = [call.questions[place] for place in places]
+            answered = await self._outcomes(
+                self._begin(smaller, options, seconds), options, seconds
+            )
+            for place, one in zip(places, answered, strict=True):
+                outcomes[place] = one
+        return outcomes
 
     async def answer_stream(
         self,

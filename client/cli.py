@@ -157,11 +157,19 @@ def evaluate(
     ):
         if path is not None:
             path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    if evaluation.refused:
+        id_, why = next(iter(evaluation.refused.items()))
+        click.echo(
+            f"{len(evaluation.refused)} of {len(questions)} questions can't be asked and count as "
+            f"no answer; the first is {id_}: {why}",
+            err=True,
+        )
     rate = len(questions) / evaluation.seconds
     if as_json:
         summary = {
             "metrics": evaluation.metrics,
             "questions": len(questions),
+            "refused": evaluation.refused,
             "windows": evaluation.windows,
             "seconds": evaluation.seconds,
             "questions_per_second": rate,
@@ -211,12 +219,21 @@ def score(
 ) -> None:
     """The official script's metrics of a predictions file."""
     with reported():
+        questions, predicted = read_squad(data), read_by_id(predictions, str)
         metrics = squad_metrics(
-            read_squad(data),
-            read_by_id(predictions, str),
+            questions,
+            predicted,
             na_probs=read_by_id(na_prob_file, float) if na_prob_file else None,
             na_prob_thresh=na_prob_thresh,
         )
+    asked = {question.id for question in questions}
+    for count, what in (
+        (len(asked - predicted.keys()), "questions have no prediction, and are left out"),
+        (len(predicted.keys() - asked), "predictions are of no question, and are left out"),
+        (len(questions) - len(asked), "questions have the id of another, and are left out"),
+    ):
+        if count:
+            click.echo(f"{count} {what}, as by the official script", err=True)
     click.echo(json.dumps(metrics, indent=None if as_json else 2))
 
 

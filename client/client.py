@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
@@ -19,10 +20,10 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from .channel import channel_options
+from .cutting import Room, asked_again, calls, halves, is_too_large
 from .errors import (
     ClosedError,
     ElectraQAError,
-    ResourceExhaustedError,
     UnavailableError,
     from_rpc,
     wait_before_retry,
@@ -30,9 +31,9 @@ from .errors import (
 from .messages import (
     Options,
     Outcome,
+    Question,
     Result,
     batch_message,
-    batches,
     check_sizes,
     options_message,
     outcome,
@@ -198,48 +199,59 @@ class Client:
     ) -> Iterator[Outcome]:
         """Ask any number of (question, context) pairs; outcomes come in order, as they get ready.
 
-        Reads `questions` only as far ahead as `concurrency` batches of `batch_size`, so that a
-        million take no more memory than a few. The timeout is of one batch, and as long as that it
-        is tried again where the server's queue is full. A question that failed has its error in its
-        place; a batch that failed as a whole raises.
+        Reads `questions` only as far ahead as `concurrency` calls of at most `batch_size`, so that
+        a million take no more memory than a few. A call is as large as the server takes, and what
+        it refuses all the same is asked in smaller ones: a question that it would take alone is
+        answered. One that failed has its error in its place. The timeout is of one call, and as
+        long as that it is tried again where the server's queue is full. A call that failed as a
+        whole raises.
         """
         check_sizes(batch_size, concurrency)
+        options_message(options)
         seconds = self._seconds(timeout)
-        pending: deque[tuple[pb.AnswerBatchRequest, grpc.Future[pb.AnswerBatchResponse]]] = deque()
+        room = Room.of(self.info(timeout=timeout), options, batch_size)
+        pending: deque[_Call] = deque()
         try:
-            for batch in batches(questions, batch_size):
+            for batch in calls(questions, room):
                 if len(pending) == concurrency:
-                    yield from self._outcomes(*pending.popleft(), seconds)
-                request = batch_message(batch, options)
-                pending.append((request, self._begin(request, seconds)))
+                    yield from self._outcomes(pending.popleft(), options, seconds)
+                pending.append(self._begin(batch, options, seconds))
             while pending:
-                yield from self._outcomes(*pending.popleft(), seconds)
+                yield from self._outcomes(pending.popleft(), options, seconds)
         finally:
-            for _, call in pending:
-                call.cancel()
+            for call in pending:
+                call.future.cancel()
 
-    def _begin(
-        self, request: pb.AnswerBatchRequest, seconds: float
-    ) -> grpc.Future[pb.AnswerBatchResponse]:
+    def _begin(self, batch: Sequence[Question], options: Options, seconds: float) -> _Call:
+        request = batch_message(batch, options)
         with self._failures():
-            return self._open().questions.AnswerBatch.future(
+            future = self._open().questions.AnswerBatch.future(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
+        return _Call(batch, time.monotonic(), future)
 
-    def _outcomes(
-        self,
-        request: pb.AnswerBatchRequest,
-        call: grpc.Future[pb.AnswerBatchResponse],
-        seconds: float,
-    ) -> list[Outcome]:
+    def _outcomes(self, call: _Call, options: Options, seconds: float) -> list[Outcome]:
+        """Of one call and of those that it takes to ask again what was too much for it."""
         give_up = time.monotonic() + seconds
         while True:
             try:
                 with self._failures():
-                    return [outcome(message) for message in call.result().results]
-            except ResourceExhaustedError as failure:
+                    outcomes = [outcome(message) for message in call.future.result().results]
+                again = asked_again(outcomes)
+                break
+            except ElectraQAError as failure:
+                if is_too_large(failure, time.monotonic() - call.began, seconds):
+                    outcomes = [failure] * len(call.questions)
+                    again = halves(range(len(outcomes))) if len(outcomes) > 1 else []
+                    break
                 time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
-            call = self._begin(request, seconds)
+            call = self._begin(call.questions, options, seconds)
+        for places in again:
+            smaller = [call.questions[place] for place in places]
+            answered = self._outcomes(self._begin(smaller, options, seconds), options, seconds)
+            for place, one in zip(places, answered, strict=True):
+                outcomes[place] = one
+        return outcomes
 
     def answer_stream(
         self,
@@ -274,6 +286,15 @@ class Client:
                 yield response.id, outcome(response.result)
         finally:
             call.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """An AnswerBatch under way. began: by the monotonic clock, in seconds."""
+
+    questions: Sequence[Question]
+    began: float
+    future: grpc.Future[pb.AnswerBatchResponse]
 
 
 class _Source:

@@ -17,9 +17,12 @@ class ElectraQAError(Exception):
     """The base of all of them, and any status that has no class of its own.
 
     code: the gRPC status, None where no call was made.
+    in_a_smaller_call: the question was one too many for its call, and may be answered in one with
+        fewer; `answer_many` asks again by itself.
     """
 
     code: grpc.StatusCode | None
+    in_a_smaller_call: bool = False
 
     def __init__(self, message: str, code: grpc.StatusCode | None = None) -> None:
         super().__init__(message)
@@ -92,7 +95,9 @@ def from_failure(failure: pb.Failure) -> ElectraQAError:
     """For a question of many, which has the status code as a number."""
     code = _BY_NUMBER.get(failure.code, grpc.StatusCode.UNKNOWN)
     delay = failure.retry_delay if failure.HasField("retry_delay") else None
-    return _from_status(code, failure.message, delay)
+    error = _from_status(code, failure.message, delay)
+    error.in_a_smaller_call = failure.in_a_smaller_call
+    return error
 
 
 def from_rpc(error: grpc.RpcError) -> ElectraQAError:

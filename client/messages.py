@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypedDict
 
@@ -74,6 +73,25 @@ class Result:
 Outcome = Result | ElectraQAError
 
 
+def question_of(given: object) -> Question:
+    """A pair of texts as a Question; a mapping with these two keys does as well.
+
+    Raises TypeError for anything else, a text among it.
+    """
+    if isinstance(given, Mapping):
+        if given.keys() == {"question", "context"}:
+            return Question(given["question"], given["context"])
+        raise TypeError(
+            f"a question needs the keys question and context, got {', '.join(map(repr, given))}"
+        )
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence) or len(given) != 2:
+        raise TypeError(
+            f"a question must be a pair (question, context), got {type(given).__name__}"
+            + (f" of {len(given)}" if isinstance(given, (list, tuple)) else "")
+        )
+    return Question(*given)
+
+
 def options_message(options: Options) -> pb.Options:
     """Raises InvalidArgumentError for a name that is no option, or a value of the wrong type."""
     message = pb.Options()
@@ -102,10 +120,11 @@ def batch_message(questions: Iterable[tuple[str, str]], options: Options) -> pb.
     """A context that several questions share goes over the wire once."""
     message = pb.AnswerBatchRequest(options=options_message(options))
     places: dict[str, int] = {}
-    for question, context in questions:
+    for question, context in map(question_of, questions):
+        check_text("context", context)
         if context not in places:
             places[context] = len(places)
-            message.contexts.append(check_text("context", context))
+            message.contexts.append(context)
         message.questions.append(
             pb.BatchQuestion(
                 question=check_text("question", question), context_index=places[context]
@@ -117,7 +136,8 @@ def batch_message(questions: Iterable[tuple[str, str]], options: Options) -> pb.
 def stream_messages(
     questions: Iterable[tuple[str, tuple[str, str]]], options: Options
 ) -> Iterator[pb.AnswerStreamRequest]:
-    for id_, (question, context) in questions:
+    for id_, given in questions:
+        question, context = question_of(given)
         yield pb.AnswerStreamRequest(
             id=check_text("id", id_), request=request_message(question, context, options)
         )
@@ -152,12 +172,6 @@ def check_sizes(batch_size: int, concurrency: int) -> None:
         raise ValueError(
             f"batch_size and concurrency must be at least 1, got {batch_size} and {concurrency}"
         )
-
-
-def batches(questions: Iterable[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
-    iterator = iter(questions)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
 
 
 def check_text(field: str, text: str) -> str:

@@ -27,6 +27,7 @@ from .pipeline_arguments import (
 )
 from .pipeline_inputs import read_inputs
 from .private import PrivateServer
+from .timeouts import DEFAULT_TIMEOUT_S
 
 TASK = "question-answering"
 # How a server refuses a context without a single token, which Transformers answered.
@@ -151,6 +152,7 @@ class QuestionAnsweringPipeline:
         self._defaults = defaults
         self._client = Client(
             address,
+            timeout=None if server else DEFAULT_TIMEOUT_S,
             tls=credentials.tls,
             token=credentials.token,
             insecure=credentials.insecure,

@@ -49,7 +49,8 @@ class ServerChoice:
                     precision=choice.precision,
                     device=self.device,
                 ) as server,
-                Client(server.address) as client,
+                # Nobody else waits for it, and how long a question takes is the asker's choice.
+                Client(server.address, timeout=None) as client,
             ):
                 yield client
             return

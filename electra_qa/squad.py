@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
+import math
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
@@ -108,12 +109,14 @@ def read_by_id(path: Path, kind: type[str] | type[float]) -> dict[str, Any]:
         if not isinstance(value, wanted) or isinstance(value, bool):
             name = "a text" if kind is str else "a number"
             raise SquadError(f"{path.name}: the value of {key!r} is not {name}")
+        if kind is float and not math.isfinite(float(value)):
+            raise SquadError(f"{path.name}: the value of {key!r} is {value}, no number to compare")
     return content
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SquadError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -191,7 +191,7 @@ class Answerer:
                         f"got {index}"
                     )
                 if not room:  # every question has a window at the least
-                    raise self._too_many_windows()
+                    raise self._too_many_windows(alone=1)
                 question_ids = self._question(question)
                 if index not in tokenized:
                     tokenized[index] = self._context(contexts[index])
@@ -234,7 +234,7 @@ class Answerer:
             len(context.ids), settings.capacity(len(question_ids)), settings.doc_stride
         )
         if count > room:
-            raise self._too_many_windows()
+            raise self._too_many_windows(count)
         return make_windows(
             question_ids,
             context.ids,
@@ -244,10 +244,18 @@ class Answerer:
             max_context=options.decode.rules is Rules.RUN_SQUAD,
         )
 
-    def _too_many_windows(self) -> InvalidRequestError:
+    def _too_many_windows(self, alone: int) -> InvalidRequestError:
+        """alone: the windows of the question itself."""
+        limit = self._settings.max_windows
+        if alone > limit:
+            return InvalidRequestError(
+                f"the question is cut into {alone} windows, and this server takes {limit} a call "
+                "(max_windows): ask about a part of the context, or with a larger doc_stride"
+            )
         return InvalidRequestError(
-            f"the call is cut into more than {self._settings.max_windows} windows "
-            "(max_windows): ask fewer questions at a time, or about shorter contexts"
+            f"the call is cut into more than {limit} windows (max_windows): ask fewer questions at "
+            "a time, or about shorter contexts",
+            in_a_smaller_call=True,
         )
 
     def close(self) -> None:

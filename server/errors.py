@@ -25,14 +25,22 @@ class RequestError(Exception):
     repeat what the caller sent.
 
     retry_delay_s: when to try again, in seconds; None where that makes no sense.
+    in_a_smaller_call: a question of many that a call with fewer may answer.
     """
 
     code = StatusCode.INTERNAL
 
-    def __init__(self, message: str, *, retry_delay_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_delay_s: float | None = None,
+        in_a_smaller_call: bool = False,
+    ) -> None:
         if len(message) > LONGEST_MESSAGE:
             message = message[: LONGEST_MESSAGE - 1] + "…"
         super().__init__(message)
+        self.in_a_smaller_call = in_a_smaller_call
         self.retry_delay_s = (
             None
             if retry_delay_s is None

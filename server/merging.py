@@ -69,6 +69,7 @@ class Merging:
         self._on_host = on_host
         self._max_bytes = max_bytes
         self._room = max_bytes - questions * QUESTION_BYTES
+        self._questions = questions
         self._check = check
 
     def cost(self, pair: Pair) -> int:
@@ -120,5 +121,6 @@ class Merging:
     def _too_much(self) -> InvalidRequestError:
         return InvalidRequestError(
             f"the answers of the call hold more than {self._max_bytes} bytes (max_response_bytes): "
-            "ask fewer questions at a time, or for fewer answers (options.top_k)"
+            "ask fewer questions at a time, or for fewer answers (options.top_k)",
+            in_a_smaller_call=self._questions > 1,
         )

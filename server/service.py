@@ -199,6 +199,7 @@ def _failure(error: RequestError) -> pb.Result:
             code=error.code.value[0],
             message=str(error),
             retry_delay=None if delay is None else duration(delay),
+            in_a_smaller_call=error.in_a_smaller_call,
         )
     )
 

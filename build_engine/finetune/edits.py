@@ -76,7 +76,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
     rows without the former are passed over. Raises SquadError.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SquadError(f"{path} can't be read: {error}") from error
     columns = lines[0].split("\t") if lines else []

@@ -343,9 +343,14 @@ class Failure(google.protobuf.message.Message):
     CODE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     RETRY_DELAY_FIELD_NUMBER: builtins.int
+    IN_A_SMALLER_CALL_FIELD_NUMBER: builtins.int
     code: builtins.int
     """The number of a gRPC status code."""
     message: builtins.str
+    in_a_smaller_call: builtins.bool
+    """The call was too large for it (Limits.max_windows, Limits.max_response_bytes): in one with
+    fewer questions it may be answered.
+    """
     @property
     def retry_delay(self) -> google.protobuf.duration_pb2.Duration:
         """When to try again; not set where that makes no sense."""
@@ -356,9 +361,10 @@ class Failure(google.protobuf.message.Message):
         code: builtins.int = ...,
         message: builtins.str = ...,
         retry_delay: google.protobuf.duration_pb2.Duration | None = ...,
+        in_a_smaller_call: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["retry_delay", b"retry_delay"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "retry_delay", b"retry_delay"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "in_a_smaller_call", b"in_a_smaller_call", "message", b"message", "retry_delay", b"retry_delay"]) -> None: ...
 
 Global___Failure: typing_extensions.TypeAlias = Failure
 

@@ -1,15 +1,57 @@
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from electra_qa.bundle import Bundle
-from electra_qa.client import PrivateServer
+from electra_qa.client import AsyncClient, Client, PrivateServer
 
 DATA = Path(__file__).parents[1] / "data"
+
+Asked = Callable[..., Any]
+
+
+class Blocking:
+    """`Client` with the surface of `AsyncClient`; streams are read to their end."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def __getattr__(self, name: str) -> Asked:
+        method = getattr(self.client, name)
+        if name not in ("answer_many", "answer_stream"):
+            return lambda *args, **options: asyncio.to_thread(method, *args, **options)
+
+        async def read(*args: Any, **options: Any) -> AsyncIterator[Any]:
+            for one in await asyncio.to_thread(lambda: list(method(*args, **options))):
+                yield one
+
+        return read
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes one of the clients, as a context manager."""
+
+    @asynccontextmanager
+    async def client(*args: Any, **options: Any) -> AsyncIterator[Any]:
+        if request.param == "asyncio":
+            async with AsyncClient(*args, **options) as asked:
+                yield asked
+        else:
+            with Client(*args, **options) as blocking:
+                yield Blocking(blocking)
+
+    return client
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent import futures
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -36,45 +36,9 @@ from electra_qa.private import ServerProcess
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
+from .conftest import Blocking, Make
+
 FOUNDED = ("Who founded Rome?", "Rome was founded by Romulus.")
-Asked = Callable[..., Any]
-
-
-class Blocking:
-    """`Client` with the surface of `AsyncClient`; streams are read to their end."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-
-    def __getattr__(self, name: str) -> Asked:
-        method = getattr(self.client, name)
-        if name not in ("answer_many", "answer_stream"):
-            return lambda *args, **options: asyncio.to_thread(method, *args, **options)
-
-        async def read(*args: Any, **options: Any) -> AsyncIterator[Any]:
-            for one in await asyncio.to_thread(lambda: list(method(*args, **options))):
-                yield one
-
-        return read
-
-
-Make = Callable[..., Any]
-
-
-@pytest.fixture(params=["blocking", "asyncio"])
-def make(request: pytest.FixtureRequest) -> Make:
-    """Makes one of the clients, as a context manager."""
-
-    @asynccontextmanager
-    async def client(*args: Any, **options: Any) -> AsyncIterator[Any]:
-        if request.param == "asyncio":
-            async with AsyncClient(*args, **options) as asked:
-                yield asked
-        else:
-            with Client(*args, **options) as blocking:
-                yield Blocking(blocking)
-
-    return client
 
 
 def source_of(make_questions: Callable[[], Iterator[Any]], client: Any) -> Any:
@@ -115,6 +79,9 @@ class OneAtATime(pb_grpc.QuestionAnsweringServicer):
     def __init__(self, work_s: float) -> None:
         self._work_s = work_s
         self._free = threading.Lock()
+
+    def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        return pb.GetInfoResponse()
 
     def AnswerBatch(self, request: Any, context: Any) -> Any:  # noqa: N802
         if not self._free.acquire(blocking=False):
@@ -234,6 +201,9 @@ async def test_every_call_on_a_closed_client_says_so(make: Make, address: str) -
 
 async def test_calls_under_way_say_that_the_client_was_closed(make: Make) -> None:
     class Slow(pb_grpc.QuestionAnsweringServicer):
+        def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+            return pb.GetInfoResponse()
+
         def Answer(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
             time.sleep(2)
 

@@ -108,6 +108,78 @@ def test_eval_for_machines_says_what_it_measured(
     assert summary["questions_per_second"] == pytest.approx(3 / summary["seconds"])
 
 
+def squad_file(path: Path, contexts: list[str], bom: str = "") -> Path:
+    paragraphs = [
+        {"context": text, "qas": [{"id": str(n), "question": "Who founded Rome?", "answers": []}]}
+        for n, text in enumerate(contexts)
+    ]
+    content = json.dumps({"data": [{"title": "Rome", "paragraphs": paragraphs}]})
+    path.write_text(bom + content, encoding="utf-8")
+    return path
+
+
+def test_eval_goes_on_past_what_can_not_be_asked(server: PrivateServer, tmp_path: Path) -> None:
+    data = squad_file(tmp_path / "data.json", ["It rained.", " ", "It rains.", "x" * 200_001])
+    null_odds = tmp_path / "null_odds.json"
+    arguments = ["eval", "--data", str(data), "--address", server.address, "--json"]
+    result = run(*arguments, "--null-odds", str(null_odds))
+    summary = json.loads(result.stdout)
+    assert summary["metrics"]["total"] == 4
+    assert summary["metrics"]["NoAns_exact"] == 100
+    assert set(summary["refused"]) == {"1", "3"}
+    assert "2 of 4 questions can't be asked and count as no answer; the first is 1" in result.stderr
+    odds = json.loads(null_odds.read_text(encoding="utf-8"))
+    assert odds["1"] == odds["3"] > max(odds["0"], odds["2"])
+    nothing = squad_file(tmp_path / "nothing.json", ["", "\t"])
+    arguments = ["eval", "--data", str(nothing), "--address", server.address]
+    assert json.loads(run(*arguments).stdout)["exact"] == 100
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(server: PrivateServer, tmp_path: Path) -> None:
+    data = squad_file(tmp_path / "data.json", ["It rained."], bom="\ufeff")
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text('\ufeff{"0": ""}', encoding="utf-8")
+    score = ["score", "--data", str(data), "--predictions", str(predictions)]
+    assert json.loads(run(*score).stdout)["exact"] == 100
+    assert json.loads(run("eval", "--data", str(data), "--address", server.address).stdout)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "said"),
+    [
+        ({"0": ""}, ["1 questions have no prediction"]),
+        ({"0": "", "1": "", "7": "", "8": ""}, ["2 predictions are of no question"]),
+        (
+            {"0": "", "7": ""},
+            ["1 questions have no prediction", "1 predictions are of no question"],
+        ),
+        ({"0": "", "1": "x"}, []),
+    ],
+)
+def test_score_says_what_it_left_out(
+    tmp_path: Path, predicted: dict[str, str], said: list[str]
+) -> None:
+    data = squad_file(tmp_path / "data.json", ["It rained.", "It rains."])
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text(json.dumps(predicted), encoding="utf-8")
+    result = run("score", "--data", str(data), "--predictions", str(predictions))
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_scores_that_no_number_is_are_named(tmp_path: Path, number: str) -> None:
+    data = squad_file(tmp_path / "data.json", ["It rained."])
+    predictions, scores = tmp_path / "predictions.json", tmp_path / "scores.json"
+    predictions.write_text('{"0": ""}', encoding="utf-8")
+    scores.write_text(f'{{"0": {number}}}', encoding="utf-8")
+    arguments = ["score", "--data", str(data), "--predictions", str(predictions)]
+    result = run(*arguments, "--na-prob-file", str(scores), exit_code=1)
+    assert "scores.json: the value of '0' is" in result.stderr
+    assert result.stdout == ""
+
+
 def test_info_shows_the_bundle_in_force(bundle: Bundle, server: PrivateServer) -> None:
     local = json.loads(run("info", "--json", "--bundle", str(bundle.path)).stdout)
     assert set(local["bundle"]) == {"path", "precision", "source", "sha256", "metrics"}
