@@ -364,7 +364,7 @@ async def test_a_call_is_cut_into_so_many_windows_at_most(
     serving: Serving, engine: GatedEngine
 ) -> None:
     async with serving(max_windows=10) as client:
-        with pytest.raises(InvalidArgumentError, match=r"more than 10 windows \(max_windows\)"):
+        with pytest.raises(InvalidArgumentError, match=r"takes 10 a call \(max_windows\)"):
             await client.answer("who?", CONTEXT * 40, doc_stride=1)
         assert not engine.batches
         outcomes = await client.answer_batch([("who?", CONTEXT)] * 12)
