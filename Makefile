@@ -50,9 +50,9 @@ proto: $(VENV)-proto/.done
 ## bundle: the default bundle anew, from the checkpoint in models/ and training data
 bundle: $(VENV)/.dev
 	$(BIN)/electra-qa build --checkpoint models/electra-minilm-squad2 \
-		--output electra_qa/default_bundle --precision int8 \
-		--calibration $(SQUAD)/train/squad2-train-12articles.json \
-		--calibration $(SQUAD)/train/squad2-train-800paragraphs.json \
+		--output electra_qa/default_bundle --precision int8 --quantization-seconds 0 \
+		--calibration $(SQUAD)/train/squadshifts-amazon.json \
+		--calibration $(SQUAD)/train/squadshifts-reddit.json \
 		$(if $(HELD_OUT),--data $(HELD_OUT) --max-f1-drop 0.5)
 
 $(VENV)/.server: pyproject.toml

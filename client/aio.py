@@ -37,6 +37,7 @@ from .messages import (
     check_sizes,
     options_message,
     outcome,
+    question_of,
     request_message,
     result,
     stream_messages,
@@ -52,6 +53,7 @@ class _Call:
     """An AnswerBatch under way. began: by the event loop's clock, in seconds."""
 
     questions: Sequence[Question]
+    request: pb.AnswerBatchRequest
     began: float
     future: BatchCall
 
@@ -78,6 +80,8 @@ class AsyncClient:
         self._loop = _running_loop()
         self._pid = os.getpid()
         self._closed = False
+        # What `answer_many` cuts its calls by, once it has asked.
+        self._limits: pb.GetInfoResponse | None = None
         credentials = Credentials(tls, token, insecure)
         self._metadata = credentials.metadata
         self._channel = credentials.open_async_channel(address, channel_options())
@@ -189,7 +193,7 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> list[Outcome]:
         """See `Client.answer_batch`."""
-        request = batch_message(questions, options)
+        request = batch_message(map(question_of, questions), options)
         with self._failures():
             response = await self._call(request, self._seconds(timeout))
         return [outcome(message) for message in response.results]
@@ -207,14 +211,16 @@ class AsyncClient:
         check_sizes(batch_size, concurrency)
         options_message(options)
         seconds = self._seconds(timeout)
-        room = Room.of(await self.info(timeout=timeout), options, batch_size)
+        if self._limits is None:
+            self._limits = await self.info(timeout=timeout)
+        room = Room.of(self._limits, options, batch_size)
         pending: deque[_Call] = deque()
         try:
             for batch in calls(questions, room):
                 if len(pending) == concurrency:
                     for one in await self._outcomes(pending.popleft(), options, seconds):
                         yield one
-                pending.append(self._begin(batch, options, seconds))
+                pending.append(self._begin(batch, batch_message(batch, options), seconds))
             while pending:
                 for one in await self._outcomes(pending.popleft(), options, seconds):
                     yield one
@@ -222,9 +228,10 @@ class AsyncClient:
             for call in pending:
                 call.future.cancel()
 
-    def _begin(self, batch: Sequence[Question], options: Options, seconds: float) -> _Call:
-        request = batch_message(batch, options)
-        return _Call(batch, self._loop.time(), self._call(request, seconds))
+    def _begin(
+        self, batch: Sequence[Question], request: pb.AnswerBatchRequest, seconds: float
+    ) -> _Call:
+        return _Call(batch, request, self._loop.time(), self._call(request, seconds))
 
     def _call(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
         self._check()
@@ -246,15 +253,16 @@ class AsyncClient:
             except ElectraQAError as failure:
                 if is_too_large(failure, clock() - call.began, seconds):
                     outcomes = [failure] * len(call.questions)
-                    again = halves(range(len(outcomes))) if len(outcomes) > 1 else []
+                    again = halves(range(len(outcomes)))
                     break
                 await asyncio.sleep(wait_before_retry(failure, give_up - clock()))
-            call = self._begin(call.questions, options, seconds)
+            call = self._begin(call.questions, call.request, seconds)
+        if again:
+            self._limits = None  # they may be others by now
         for places in again:
             smaller = [call.questions[place] for place in places]
-            answered = await self._outcomes(
-                self._begin(smaller, options, seconds), options, seconds
-            )
+            begun = self._begin(smaller, batch_message(smaller, options), seconds)
+            answered = await self._outcomes(begun, options, seconds)
             for place, one in zip(places, answered, strict=True):
                 outcomes[place] = one
         return outcomes

@@ -37,6 +37,7 @@ from .messages import (
     check_sizes,
     options_message,
     outcome,
+    question_of,
     request_message,
     result,
     stream_messages,
@@ -89,6 +90,8 @@ class Client:
         self._metadata = self._credentials.metadata
         self._connection = _Connection(address, self._credentials)
         self._closed = False
+        # What `answer_many` cuts its calls by, once it has asked.
+        self._limits: pb.GetInfoResponse | None = None
 
     def __enter__(self) -> Self:
         self._open()
@@ -180,7 +183,7 @@ class Client:
 
         A question that failed has its error in the list, in its place.
         """
-        request = batch_message(questions, options)
+        request = batch_message(map(question_of, questions), options)
         seconds = grpc_timeout(self._seconds(timeout))
         with self._failures():
             response = self._open().questions.AnswerBatch(
@@ -209,26 +212,29 @@ class Client:
         check_sizes(batch_size, concurrency)
         options_message(options)
         seconds = self._seconds(timeout)
-        room = Room.of(self.info(timeout=timeout), options, batch_size)
+        if self._limits is None:
+            self._limits = self.info(timeout=timeout)
+        room = Room.of(self._limits, options, batch_size)
         pending: deque[_Call] = deque()
         try:
             for batch in calls(questions, room):
                 if len(pending) == concurrency:
                     yield from self._outcomes(pending.popleft(), options, seconds)
-                pending.append(self._begin(batch, options, seconds))
+                pending.append(self._begin(batch, batch_message(batch, options), seconds))
             while pending:
                 yield from self._outcomes(pending.popleft(), options, seconds)
         finally:
             for call in pending:
                 call.future.cancel()
 
-    def _begin(self, batch: Sequence[Question], options: Options, seconds: float) -> _Call:
-        request = batch_message(batch, options)
+    def _begin(
+        self, batch: Sequence[Question], request: pb.AnswerBatchRequest, seconds: float
+    ) -> _Call:
         with self._failures():
             future = self._open().questions.AnswerBatch.future(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
-        return _Call(batch, time.monotonic(), future)
+        return _Call(batch, request, time.monotonic(), future)
 
     def _outcomes(self, call: _Call, options: Options, seconds: float) -> list[Outcome]:
         """Of one call and of those that it takes to ask again what was too much for it."""
@@ -242,13 +248,16 @@ class Client:
             except ElectraQAError as failure:
                 if is_too_large(failure, time.monotonic() - call.began, seconds):
                     outcomes = [failure] * len(call.questions)
-                    again = halves(range(len(outcomes))) if len(outcomes) > 1 else []
+                    again = halves(range(len(outcomes)))
                     break
                 time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
-            call = self._begin(call.questions, options, seconds)
+            call = self._begin(call.questions, call.request, seconds)
+        if again:
+            self._limits = None  # they may be others by now
         for places in again:
             smaller = [call.questions[place] for place in places]
-            answered = self._outcomes(self._begin(smaller, options, seconds), options, seconds)
+            begun = self._begin(smaller, batch_message(smaller, options), seconds)
+            answered = self._outcomes(begun, options, seconds)
             for place, one in zip(places, answered, strict=True):
                 outcomes[place] = one
         return outcomes
@@ -293,6 +302,7 @@ class _Call:
     """An AnswerBatch under way. began: by the monotonic clock, in seconds."""
 
     questions: Sequence[Question]
+    request: pb.AnswerBatchRequest
     began: float
     future: grpc.Future[pb.AnswerBatchResponse]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from electra_qa.rpc import electra_qa_pb2 as pb
-from electra_qa.windows import count_windows
+from electra_qa.windows import WindowSettings, count_windows
 
 from .errors import DeadlineExceededError, ElectraQAError, ResourceExhaustedError
 from .messages import Options, Outcome, Question, question_of
@@ -18,6 +18,7 @@ MESSAGE_BYTES = 8 * 2**20
 CONTEXT_BYTES, QUESTION_BYTES, CALL_BYTES = 8, 24, 128
 # The most special tokens that a family has in a window.
 SPECIAL_TOKENS = 4
+USUAL = WindowSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,19 @@ class Room:
     def of(cls, info: pb.GetInfoResponse, options: Options, batch_size: int) -> Self:
         """Of a server, for calls with these options and at most `batch_size` questions.
 
-        What a server doesn't say (0) is no limit.
+        What a server doesn't say (0) is no limit, and as usual.
         """
         limits, bundle = info.limits, info.bundle
         return cls(
             questions=min(batch_size, limits.max_batch_questions or batch_size),
             windows=limits.max_windows or 2**31,
             message_bytes=min(MESSAGE_BYTES, limits.max_message_bytes or MESSAGE_BYTES),
-            window=options.get("max_seq_length") or bundle.max_seq_length or 384,
-            doc_stride=options.get("doc_stride") or bundle.doc_stride or 128,
+            window=options.get("max_seq_length") or bundle.max_seq_length or USUAL.max_seq_length,
+            doc_stride=options.get("doc_stride") or bundle.doc_stride or USUAL.doc_stride,
             window_overlap=options.get("window_overlap"),
-            max_query_length=options.get("max_query_length") or bundle.max_query_length or 64,
+            max_query_length=options.get("max_query_length")
+            or bundle.max_query_length
+            or USUAL.max_query_length,
         )
 
     def windows_at_most(self, question_bytes: int, context_bytes: int) -> int:
@@ -101,10 +104,8 @@ def calls(questions: Iterable[tuple[str, str]], room: Room) -> Iterator[list[Que
         yield call
 
 
-def _bytes(text: object) -> int:
-    """In UTF-8; what is no text is refused later, by name."""
-    if not isinstance(text, str):
-        return 0
+def _bytes(text: str) -> int:
+    """In UTF-8; a lone surrogate is refused later, by name."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
@@ -115,9 +116,9 @@ def asked_again(outcomes: Sequence[Outcome]) -> list[list[int]]:
         for place, outcome in enumerate(outcomes)
         if isinstance(outcome, ElectraQAError) and outcome.in_a_smaller_call
     ]
-    if len(outcomes) == 1 or not refused:
-        return []
-    return halves(refused) if len(refused) == len(outcomes) else [refused]
+    if len(refused) == len(outcomes):
+        return halves(refused)
+    return [refused] if refused else []
 
 
 def is_too_large(failure: ElectraQAError, after: float, timeout: float) -> bool:
@@ -132,5 +133,8 @@ def is_too_large(failure: ElectraQAError, after: float, timeout: float) -> bool:
 
 
 def halves(places: Sequence[int]) -> list[list[int]]:
+    """None of a single place, which there is no smaller call for."""
     middle = len(places) // 2
+    if not middle:
+        return []
     return [list(places[:middle]), list(places[middle:])]

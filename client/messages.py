@@ -76,20 +76,22 @@ Outcome = Result | ElectraQAError
 def question_of(given: object) -> Question:
     """A pair of texts as a Question; a mapping with these two keys does as well.
 
-    Raises TypeError for anything else, a text among it.
+    Raises TypeError for anything else, a text among it, and InvalidArgumentError for a pair of
+    something else than texts.
     """
     if isinstance(given, Mapping):
-        if given.keys() == {"question", "context"}:
-            return Question(given["question"], given["context"])
-        raise TypeError(
-            f"a question needs the keys question and context, got {', '.join(map(repr, given))}"
-        )
+        if given.keys() != {"question", "context"}:
+            raise TypeError(
+                f"a question needs the keys question and context, got {', '.join(map(repr, given))}"
+            )
+        given = given["question"], given["context"]
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence) or len(given) != 2:
         raise TypeError(
             f"a question must be a pair (question, context), got {type(given).__name__}"
             + (f" of {len(given)}" if isinstance(given, (list, tuple)) else "")
         )
-    return Question(*given)
+    question, context = given
+    return Question(_check_type("question", question), _check_type("context", context))
 
 
 def options_message(options: Options) -> pb.Options:
@@ -116,15 +118,14 @@ def request_message(question: str, context: str, options: Options) -> pb.AnswerR
     )
 
 
-def batch_message(questions: Iterable[tuple[str, str]], options: Options) -> pb.AnswerBatchRequest:
+def batch_message(questions: Iterable[Question], options: Options) -> pb.AnswerBatchRequest:
     """A context that several questions share goes over the wire once."""
     message = pb.AnswerBatchRequest(options=options_message(options))
     places: dict[str, int] = {}
-    for question, context in map(question_of, questions):
-        check_text("context", context)
+    for question, context in questions:
         if context not in places:
             places[context] = len(places)
-            message.contexts.append(context)
+            message.contexts.append(check_text("context", context))
         message.questions.append(
             pb.BatchQuestion(
                 question=check_text("question", question), context_index=places[context]
@@ -176,12 +177,16 @@ def check_sizes(batch_size: int, concurrency: int) -> None:
 
 def check_text(field: str, text: str) -> str:
     """Raises InvalidArgumentError for what protobuf would refuse, saying which field it is."""
-    if not isinstance(text, str):
-        raise InvalidArgumentError(f"{field} must be a str, got {type(text).__name__}")
     try:
-        text.encode()
+        _check_type(field, text).encode()
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(
             f"{field} has a lone surrogate at character {error.start}, which is not text"
         ) from error
+    return text
+
+
+def _check_type(field: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise InvalidArgumentError(f"{field} must be a str, got {type(text).__name__}")
     return text

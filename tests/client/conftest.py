@@ -3,14 +3,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from concurrent import futures
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, Client, PrivateServer
+from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -52,6 +55,18 @@ def make(request: pytest.FixtureRequest) -> Make:
                 yield Blocking(blocking)
 
     return client
+
+
+@contextmanager
+def served(servicer: pb_grpc.QuestionAnsweringServicer) -> Iterator[str]:
+    server = grpc.server(futures.ThreadPoolExecutor(32))
+    pb_grpc.add_QuestionAnsweringServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,6 @@ import pickle
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent import futures
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -36,7 +34,7 @@ from electra_qa.private import ServerProcess
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
-from .conftest import Blocking, Make
+from .conftest import Blocking, Make, served
 
 FOUNDED = ("Who founded Rome?", "Rome was founded by Romulus.")
 
@@ -59,18 +57,6 @@ def address() -> Iterator[str]:
     arguments = ["--engine", "null", "--warm-up-lengths", "none"]
     with ServerProcess(arguments=arguments) as server:
         yield server.address
-
-
-@contextmanager
-def served(servicer: pb_grpc.QuestionAnsweringServicer) -> Iterator[str]:
-    server = grpc.server(futures.ThreadPoolExecutor(32))
-    pb_grpc.add_QuestionAnsweringServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
 
 
 class OneAtATime(pb_grpc.QuestionAnsweringServicer):

@@ -19,8 +19,7 @@ from electra_qa.private import ServerProcess
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
-from .conftest import Make
-from .test_both import served
+from .conftest import Make, served
 
 CLAUSES = " ".join(
     f"Clause {n} says that the tenant of flat {n} pays 2{n} pounds on day {n % 28 + 1} of every "
