@@ -11,7 +11,8 @@ from rich.progress import Progress
 
 from electra_qa.bundle import Bundle
 from electra_qa.engines import Engine, batches_by_length
-from electra_qa.spans import DecodedWindow, DecodeOptions, Prediction, merge, row
+from electra_qa.merge import merge
+from electra_qa.spans import DecodedWindow, DecodeOptions, Prediction, row
 from electra_qa.squad import SquadQuestion, read_squad, squad_metrics
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, WindowBatch, WindowSettings, make_windows

@@ -60,24 +60,37 @@ def best_spans(
 
     logits: float32 [length, 2]. bounds: a row in the order of `windows.BOUNDS`.
     """
-    context_start, context_end, start_first, start_end, longest = bounds
-    first, stop = max(start_first, 0), min(start_end, len(logits))
-    last_stop = min(context_end, len(logits))
-    longest = min(longest, last_stop - first)
-    if first >= stop or longest < 1:
+    table = span_table(logits, bounds)
+    if table is None:
         return np.empty((0, 2), np.int32), np.empty((0, 2), np.float32)
-    starts = logits[first:stop, 0]
-    # By start and distance. What is no position of the context is never chosen.
-    ends = np.full(stop - first + longest - 1, -np.inf, np.float32)
-    lowest = max(context_start - first, 0)
-    highest = min(last_stop - first, len(ends))
-    ends[lowest:highest] = logits[first + lowest : first + highest, 1]
+    first, starts, ends = table
+    longest = len(ends) - len(starts) + 1
     scores = (starts[:, None] + sliding_window_view(ends, longest)).ravel()
     order = _best(scores, n)
     start = order // longest
     last = start + order % longest
     spans = np.stack((start, last), axis=-1).astype(np.int32) + np.int32(first)
     return spans, np.stack((starts[start], ends[last]), axis=-1)
+
+
+def span_table(
+    logits: npt.NDArray[np.float32], bounds: Sequence[int]
+) -> tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+    """The first position that may start a span, the start logits from there on (float32 [starts])
+    and the end logits (float32 [starts + longest span − 1]; −inf where a span may not end). None
+    where there is no span."""
+    context_start, context_end, start_first, start_end, longest = bounds
+    first, stop = max(start_first, 0), min(start_end, len(logits))
+    last_stop = min(context_end, len(logits))
+    longest = min(longest, last_stop - first)
+    if first >= stop or longest < 1:
+        return None
+    # What is no position of the context is never chosen.
+    ends = np.full(stop - first + longest - 1, -np.inf, np.float32)
+    lowest = max(context_start - first, 0)
+    highest = min(last_stop - first, len(ends))
+    ends[lowest:highest] = logits[first + lowest : first + highest, 1]
+    return first, logits[first:stop, 0], ends
 
 
 def _best(scores: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.intp]:

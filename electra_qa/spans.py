@@ -1,29 +1,21 @@
-"""Logits to answers.
+"""Logits to spans, and what an answer is.
 
 `decode` is the NumPy reference of what the exported graph does inside the engine: tests hold the
-graph against it. `merge` puts the windows of a question together and is what the server runs.
+graph against it. `merge` makes answers of what comes out.
 
-The rules are those of `run_squad.py` with `version_2_with_negative`, with one difference: the
-search for the best spans is exact over all pairs of start and end, where the reference looks only
-at the 20 best starts and the 20 best ends. `Rules.PIPELINE` has those of the question-answering
-pipeline that Transformers had up to 5.2.
+The search for the best spans is exact over all pairs of start and end, where `run_squad.py` looks
+only at the 20 best starts and the 20 best ends.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-
-from .tokenization import TokenizedContext
-from .windows import Window
 
 # The logit of a position that may not start or end an answer. Finite, because a strongly typed
 # engine need not propagate infinities; far below any real logit and exact in float32.
@@ -102,28 +94,56 @@ def _log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
 
 
 class Rules(enum.Enum):
-    """Whose rules make answers out of spans."""
+    """Whose rules make answers out of spans, see `merge`."""
 
     RUN_SQUAD = "run_squad"
     PIPELINE = "pipeline"
+    READER = "reader"
+
+    @property
+    def max_context(self) -> bool:
+        """Whether an answer starts only where its window gives it the most context."""
+        return self is Rules.RUN_SQUAD
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """What a caller may choose for a question. Names and defaults are `run_squad.py`'s."""
+    """What a caller may choose for a question. Names and defaults are `run_squad.py`'s.
+
+    max_overlap: an answer is left out that shares more than this part of its characters, or of the
+        other's, with a better one; None keeps all.
+    every_place: answers with the same text are one for each place.
+    n_best_size: by `Rules.READER`, how many spans of each window are looked at.
+    """
 
     top_k: int = 1
     max_answer_length: int = 30
     null_score_diff_threshold: float = 0.0
     rules: Rules = Rules.RUN_SQUAD
     align_to_words: bool = False
+    max_overlap: float | None = None
+    every_place: bool = False
+    n_best_size: int = 20
 
     @property
     def spans_of_a_window(self) -> int:
         """How many spans of a window must be known for the `top_k` best answers."""
-        if self.rules is Rules.PIPELINE:
-            return pipeline_spans(self.top_k, self.align_to_words)
-        return self.top_k
+        match self.rules:
+            case Rules.PIPELINE:
+                return pipeline_spans(self.top_k, self.align_to_words)
+            case Rules.READER:
+                return self.n_best_size
+        return 1 if self.apart else self.top_k
+
+    @property
+    def apart(self) -> bool:
+        """Whether answers are looked for where better ones leave room, see `apart`."""
+        return self.max_overlap is not None and self.rules is Rules.RUN_SQUAD
+
+
+def pipeline_spans(top_k: int, align_to_words: bool) -> int:
+    """How many spans of a window the pipeline looks at: some fall together when aligned."""
+    return top_k * 2 + 10 if align_to_words else top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,203 +199,4 @@ def row(decoded: DecodedWindows, index: int) -> DecodedWindow:
         decoded.null_logits[index],
         decoded.log_partition[index],
         decoded.logits[index],
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A span in the context's own tokens."""
-
-    first: int
-    last: int
-    start_logit: float
-    end_logit: float
-    probability: float
-
-    @property
-    def score(self) -> float:
-        return self.start_logit + self.end_logit
-
-    def answer(self, text: str, start: int, end: int, score: float) -> Answer:
-        return Answer(text, start, end, score, self.start_logit, self.end_logit)
-
-
-class TooMuchTextError(Exception):
-    """The answers' texts would be longer than the caller of `merge` takes."""
-
-
-def _go_on() -> None:
-    pass
-
-
-def merge(
-    context: TokenizedContext,
-    windows: Sequence[Window],
-    decoded: Sequence[DecodedWindow],
-    options: DecodeOptions,
-    *,
-    max_text_bytes: float = math.inf,
-    check: Callable[[], None] = _go_on,
-) -> Prediction:
-    """Put the decoded windows of one question together.
-
-    `windows` and `decoded` belong together pair by pair. Without any (a context that has no token)
-    there is no answer.
-
-    By `Rules.RUN_SQUAD` answers are ordered by start + end logit, and of answers with the same
-    text only the best counts. By `Rules.PIPELINE` they are ordered by probability, the
-    probabilities of answers whose texts differ at most in case are added up, and an answer that is
-    aligned to words stays within its window.
-
-    max_text_bytes: in UTF-8, of all texts that differ. Raises TooMuchTextError before it would hold
-        more of them.
-    check: called for every span that is looked at; what it raises ends the work.
-    """
-    if not decoded:
-        return Prediction((), True, 0.0, math.inf, 1.0)
-    null_scores = [sum(d.null_logits.tolist()) for d in decoded]
-    null_score = min(null_scores)
-    null_probability = min(
-        math.exp(score - sum(d.log_partition.tolist()))
-        for score, d in zip(null_scores, decoded, strict=True)
-    )
-    candidates = [_candidates(w, d) for w, d in zip(windows, decoded, strict=True)]
-    texts = _Texts(context.text, max_text_bytes)
-    if options.rules is Rules.PIPELINE:
-        answers = _answers_pipeline(context, windows, candidates, options, texts, check)
-    else:
-        answers = _answers_run_squad(context, candidates, options, texts, check)
-    best = answers[0].start_logit + answers[0].end_logit if answers else -math.inf
-    null_score_diff = null_score - best
-    return Prediction(
-        answers=tuple(answers),
-        is_impossible=null_score_diff > options.null_score_diff_threshold or not answers,
-        null_score=null_score,
-        null_score_diff=null_score_diff,
-        null_probability=null_probability,
-    )
-
-
-def _candidates(window: Window, decoded: DecodedWindow) -> Iterator[_Candidate]:
-    """The spans of a window, best first, made as they are wanted: most of them never are."""
-    to_context = window.offset - window.context_start
-    log_partition = sum(decoded.log_partition.tolist())
-    spans, span_logits = decoded.spans, decoded.span_logits
-    for index in range(len(spans)):
-        first, last = spans[index].tolist()
-        start_logit, end_logit = span_logits[index].tolist()
-        if start_logit <= MASKED / 2:
-            return
-        yield _Candidate(
-            first=first + to_context,
-            last=last + to_context,
-            start_logit=start_logit,
-            end_logit=end_logit,
-            probability=math.exp(start_logit + end_logit - log_partition),
-        )
-
-
-class _Texts:
-    """Cuts the texts of answers, as long as there is room for them."""
-
-    def __init__(self, context: str, max_bytes: float) -> None:
-        self._context = context
-        self._room = max_bytes
-
-    def cut(self, start: int, end: int) -> str:
-        """Raises TooMuchTextError; a character has at least one byte."""
-        if end - start > self._room:
-            raise TooMuchTextError
-        return self._context[start:end]
-
-    def keep(self, text: str) -> None:
-        """Raises TooMuchTextError."""
-        self._room -= utf8_bytes(text)
-        if self._room < 0:
-            raise TooMuchTextError
-
-
-def utf8_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _answers_run_squad(
-    context: TokenizedContext,
-    candidates: Sequence[Iterator[_Candidate]],
-    options: DecodeOptions,
-    texts: _Texts,
-    check: Callable[[], None],
-) -> list[Answer]:
-    answers: dict[str, Answer] = {}
-    in_order: Iterable[_Candidate] = candidates[0]
-    if len(candidates) > 1:
-        in_order = heapq.merge(*candidates, key=lambda c: (-c.score, c.first, c.last))
-    for candidate in in_order:
-        check()
-        start, end = _characters(context, candidate, options)
-        # A sentencepiece begins with the space before a word; `run_squad.py` answers in words.
-        text = texts.cut(start, end).lstrip()
-        start = end - len(text)
-        if text and text not in answers:
-            texts.keep(text)
-            answers[text] = candidate.answer(text, start, end, candidate.probability)
-            if len(answers) == options.top_k:
-                break
-    return list(answers.values())
-
-
-@dataclass(eq=False, slots=True)
-class _Same:
-    """Spans with the same text: the first of them, and the sum of their probabilities."""
-
-    candidate: _Candidate
-    start: int
-    end: int
-    score: float = 0.0
-
-
-def _answers_pipeline(
-    context: TokenizedContext,
-    windows: Sequence[Window],
-    candidates: Sequence[Iterator[_Candidate]],
-    options: DecodeOptions,
-    texts: _Texts,
-    check: Callable[[], None],
-) -> list[Answer]:
-    by_text: dict[str, _Same] = {}
-    by_place: dict[tuple[int, int], _Same] = {}
-    for window, spans in zip(windows, candidates, strict=True):
-        for candidate in islice(spans, options.spans_of_a_window):
-            check()
-            # Of a word that the window cuts the pipeline sees what is in the window.
-            place = _characters(context, candidate, options, window.context_tokens)
-            same = by_place.get(place)
-            if same is None:
-                key = texts.cut(*place).lower()
-                same = by_text.get(key)
-                if same is None:
-                    texts.keep(key)
-                    same = by_text[key] = _Same(candidate, *place)
-                by_place[place] = same
-            same.score += candidate.probability
-    best = sorted(by_text.values(), key=lambda same: -same.score)[: options.top_k]
-    return [
-        same.candidate.answer(context.text[same.start : same.end], same.start, same.end, same.score)
-        for same in best
-    ]
-
-
-def pipeline_spans(top_k: int, align_to_words: bool) -> int:
-    """How many spans of a window the pipeline looks at: some fall together when aligned."""
-    return top_k * 2 + 10 if align_to_words else top_k
-
-
-def _characters(
-    context: TokenizedContext,
-    candidate: _Candidate,
-    options: DecodeOptions,
-    within: tuple[int, int] | None = None,
-) -> tuple[int, int]:
-    return context.characters(
-        candidate.first, candidate.last, align_to_words=options.align_to_words, within=within
     )

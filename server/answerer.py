@@ -13,7 +13,6 @@ import numpy.typing as npt
 from electra_qa.bundle import Manifest
 from electra_qa.engines import usable_cpus
 from electra_qa.host_decode import needs_host
-from electra_qa.spans import Rules
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
@@ -241,7 +240,7 @@ class Answerer:
             settings=settings,
             cls_id=self._tokenizer.cls_id,
             sep_id=self._tokenizer.sep_id,
-            max_context=options.decode.rules is Rules.RUN_SQUAD,
+            max_context=options.decode.rules.max_context,
         )
 
     def _too_many_windows(self, alone: int) -> InvalidRequestError:

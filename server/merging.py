@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from electra_qa.host_decode import decode_on_host
-from electra_qa.spans import DecodeOptions, Prediction, TooMuchTextError, merge, utf8_bytes
+from electra_qa.merge import TooMuchTextError, merge, utf8_bytes
+from electra_qa.spans import DecodeOptions, Prediction
 from electra_qa.tokenization import TokenizedContext
 from electra_qa.windows import Window
 

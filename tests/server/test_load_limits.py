@@ -18,11 +18,12 @@ from electra_qa.client import (
     ResourceExhaustedError,
     Result,
 )
+from electra_qa.merge import TooMuchTextError, merge
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 from electra_qa.server.errors import StartError
 from electra_qa.server.waiting import CallerGoneError, Waiting
-from electra_qa.spans import DecodeOptions, Rules, TooMuchTextError, decode, merge, row
+from electra_qa.spans import DecodeOptions, Rules, decode, row
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings, make_windows
 
