@@ -5,6 +5,7 @@ from electra_qa.spans import Answer
 
 from .aio import AsyncClient
 from .client import Client
+from .documents import Document, DocumentAnswer, DocumentFailure, DocumentsResult
 from .errors import (
     ClosedError,
     DeadlineExceededError,
@@ -27,6 +28,10 @@ __all__ = [
     "ClosedError",
     "CredentialsError",
     "DeadlineExceededError",
+    "Document",
+    "DocumentAnswer",
+    "DocumentFailure",
+    "DocumentsResult",
     "ElectraQAError",
     "InternalError",
     "InvalidArgumentError",

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, Self, Unpack
+from typing import Generic, NoReturn, Self, TypeVar, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -21,6 +21,13 @@ from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from .channel import channel_options
 from .cutting import Room, asked_again, calls, halves, is_too_large
+from .documents import (
+    Document,
+    DocumentsQuestion,
+    DocumentsResult,
+    check_documents,
+    documents_result,
+)
 from .errors import (
     ClosedError,
     ElectraQAError,
@@ -45,6 +52,7 @@ from .messages import (
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
 
+Message = TypeVar("Message")
 BatchCall = grpc.aio.UnaryUnaryCall[pb.AnswerBatchRequest, pb.AnswerBatchResponse]
 
 
@@ -267,6 +275,44 @@ class AsyncClient:
                 outcomes[place] = one
         return outcomes
 
+    async def answer_documents(
+        self,
+        question: str,
+        documents: Iterable[str | Document] | AsyncIterable[str | Document],
+        *,
+        answers_per_document: int = 1,
+        no_answer: bool = False,
+        read_top: int | None = None,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> DocumentsResult:
+        """See `Client.answer_documents`; the documents may come from an asynchronous iterable."""
+        check_documents(documents)
+        asked = DocumentsQuestion(question, options, answers_per_document, no_answer, read_top)
+        seconds = seconds_of(timeout)
+        give_up = self._loop.time() + seconds
+        while True:
+            self._check()
+            source = _Source(
+                asked.messages_async(documents)
+                if isinstance(documents, AsyncIterable)
+                else asked.messages(documents)
+            )
+            try:
+                with self._failures():
+                    response = await self._stub.AnswerDocuments(
+                        source.messages(),
+                        timeout=grpc_timeout(give_up - self._loop.time()),
+                        metadata=with_trace(self._metadata),
+                    )
+                return documents_result(response)
+            except (ElectraQAError, asyncio.CancelledError) as failure:
+                if source.error is not None:
+                    raise source.error from None
+                if not isinstance(failure, ElectraQAError) or not isinstance(documents, Sequence):
+                    raise
+                await asyncio.sleep(wait_before_retry(failure, give_up - self._loop.time()))
+
     async def answer_stream(
         self,
         questions: AsyncIterable[tuple[str, tuple[str, str]]],
@@ -278,21 +324,15 @@ class AsyncClient:
         options_message(options)
         self._check()
         seconds = grpc_timeout(seconds_of(timeout))
-        errors: list[BaseException] = []
 
         async def requests() -> AsyncIterator[pb.AnswerStreamRequest]:
-            try:
-                async for question in questions:
-                    for message in stream_messages([question], options):
-                        yield message
-            except (asyncio.CancelledError, GeneratorExit):  # the call ended
-                raise
-            except BaseException as error:  # gRPC drops them all
-                errors.append(error)
-                raise
+            async for question in questions:
+                for message in stream_messages([question], options):
+                    yield message
 
+        source = _Source(requests())
         call = self._stub.AnswerStream(
-            requests(), timeout=seconds, metadata=with_trace(self._metadata)
+            source.messages(), timeout=seconds, metadata=with_trace(self._metadata)
         )
         responses = aiter(call)
         try:
@@ -303,12 +343,34 @@ class AsyncClient:
                 except StopAsyncIteration:
                     return
                 except (ElectraQAError, asyncio.CancelledError):
-                    if errors:
-                        raise errors[0] from None
+                    if source.error is not None:
+                        raise source.error from None
                     raise
                 yield response.id, outcome(response.result)
         finally:
             call.cancel()
+
+
+class _Source(Generic[Message]):
+    """Requests for gRPC, which drops what they raise."""
+
+    def __init__(self, messages: Iterator[Message] | AsyncIterator[Message]) -> None:
+        self._messages = messages
+        self.error: BaseException | None = None
+
+    async def messages(self) -> AsyncIterator[Message]:
+        try:
+            if isinstance(self._messages, AsyncIterator):
+                async for message in self._messages:
+                    yield message
+            else:
+                for message in self._messages:
+                    yield message
+        except (asyncio.CancelledError, GeneratorExit):  # the call ended
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 def _closed() -> ClosedError:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, Self, Unpack
+from typing import Generic, NoReturn, Self, TypeVar, Unpack
 
 import grpc
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -21,6 +21,13 @@ from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from .channel import channel_options
 from .cutting import Room, asked_again, calls, halves, is_too_large
+from .documents import (
+    Document,
+    DocumentsQuestion,
+    DocumentsResult,
+    check_documents,
+    documents_result,
+)
 from .errors import (
     ClosedError,
     ElectraQAError,
@@ -44,6 +51,8 @@ from .messages import (
 )
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
+
+Message = TypeVar("Message")
 
 # Connections of a parent, in its forked child: closing one there could wait for ever.
 _of_the_parent: list[_Connection] = []
@@ -262,6 +271,51 @@ class Client:
                 outcomes[place] = one
         return outcomes
 
+    def answer_documents(
+        self,
+        question: str,
+        documents: Iterable[str | Document],
+        *,
+        answers_per_document: int = 1,
+        no_answer: bool = False,
+        read_top: int | None = None,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> DocumentsResult:
+        """Ask one question about any number of texts; the best `top_k` answers over all of them.
+
+        answers_per_document: how many of them may be of the same document.
+        no_answer: have "no answer" as one of the results, in its place among them.
+        read_top: read only so many documents, the most promising ones by BM25. The server then
+            holds all of them until the last has come, and what it holds is bounded.
+        timeout: of all of it, by default none.
+
+        Reads `documents` as the server reads them, so that they need no memory all at once. One
+        that can't be read is told of in the result. A list is sent again where the server's queue
+        is full, as long as the timeout; an iterator can't be, and raises ResourceExhaustedError.
+        What `documents` raises is raised here.
+        """
+        check_documents(documents)
+        asked = DocumentsQuestion(question, options, answers_per_document, no_answer, read_top)
+        seconds = seconds_of(timeout)
+        give_up = time.monotonic() + seconds
+        while True:
+            source = _Source(asked.messages(documents))
+            try:
+                with self._failures():
+                    response = self._open().questions.AnswerDocuments(
+                        source,
+                        timeout=grpc_timeout(give_up - time.monotonic()),
+                        metadata=with_trace(self._metadata),
+                    )
+                return documents_result(response)
+            except ElectraQAError as failure:
+                if source.error is not None:
+                    raise source.error from None
+                if not isinstance(documents, Sequence):
+                    raise
+                time.sleep(wait_before_retry(failure, give_up - time.monotonic()))
+
     def answer_stream(
         self,
         questions: Iterable[tuple[str, tuple[str, str]]],
@@ -276,7 +330,7 @@ class Client:
         """
         options_message(options)
         seconds = grpc_timeout(seconds_of(timeout))
-        source = _Source(questions, options)
+        source = _Source(stream_messages(questions, options))
         with self._failures():
             call = self._open().questions.AnswerStream(
                 source, timeout=seconds, metadata=with_trace(self._metadata)
@@ -307,17 +361,17 @@ class _Call:
     future: grpc.Future[pb.AnswerBatchResponse]
 
 
-class _Source:
+class _Source(Generic[Message]):
     """Requests for gRPC, which reads them on a thread of its own and drops what they raise."""
 
-    def __init__(self, questions: Iterable[tuple[str, tuple[str, str]]], options: Options) -> None:
-        self._messages = stream_messages(questions, options)
+    def __init__(self, messages: Iterator[Message]) -> None:
+        self._messages = messages
         self.error: BaseException | None = None
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> pb.AnswerStreamRequest:
+    def __next__(self) -> Message:
         try:
             return next(self._messages)
         except StopIteration:
@@ -325,7 +379,7 @@ class _Source:
         except BaseException as error:
             self.error = error
             # Of others than these gRPC's thread would die, and the call never end.
-            raise RuntimeError("the questions ended with an error") from error
+            raise RuntimeError("the caller's iterable ended with an error") from error
 
 
 def _closed() -> ClosedError:

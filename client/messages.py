@@ -27,8 +27,12 @@ class Options(TypedDict, total=False):
     null_score_diff_threshold: there is no answer where null_score_diff is over this.
     max_seq_length, max_query_length, doc_stride: of the windows, in tokens, as in `run_squad.py`.
     window_overlap: instead of doc_stride: how many tokens two windows share.
-    rules: whose rules make answers out of spans, see `electra_qa.spans.Rules`.
+    rules: whose rules make answers out of spans, see `electra_qa.merge.merge`.
     align_to_words: widen an answer that starts or ends inside a word.
+    max_overlap: leave out an answer that shares more than this part of its characters, or of the
+        other's, with a better one: 0 for answers that don't overlap, up to 1.
+    every_place: answers with the same text are one for each place that it stands at.
+    n_best_size: by the rules "reader", how many spans of each window are looked at.
     """
 
     top_k: int
@@ -38,8 +42,11 @@ class Options(TypedDict, total=False):
     max_query_length: int
     doc_stride: int
     window_overlap: int
-    rules: Literal["run_squad", "pipeline"]
+    rules: Literal["run_squad", "pipeline", "reader"]
     align_to_words: bool
+    max_overlap: float
+    every_place: bool
+    n_best_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +153,7 @@ def stream_messages(
 
 def result(response: pb.AnswerResponse) -> Result:
     return Result(
-        answers=tuple(
-            Answer(a.text, a.start, a.end, a.score, a.start_logit, a.end_logit)
-            for a in response.answers
-        ),
+        answers=tuple(map(answer_of, response.answers)),
         is_impossible=response.is_impossible,
         null_score=response.null_score,
         null_score_diff=response.null_score_diff,
@@ -158,6 +162,17 @@ def result(response: pb.AnswerResponse) -> Result:
         queue_ms=response.timing.queue_ms,
         engine_ms=response.timing.engine_ms,
         model_version=response.model_version,
+    )
+
+
+def answer_of(message: pb.Answer) -> Answer:
+    return Answer(
+        message.text,
+        message.start,
+        message.end,
+        message.score,
+        message.start_logit,
+        message.end_logit,
     )
 
 

@@ -68,11 +68,10 @@ def merge(
         case Rules.READER:
             answers = _answers_reader(context, spans, options, texts, check)
         case Rules.RUN_SQUAD if options.max_overlap is not None:
-            in_order = best_apart(context, windows, decoded, options, options.max_overlap)
-            answers = _answers_run_squad(context, in_order, options, texts, check)
+            apart = best_apart(context, windows, decoded, options, options.max_overlap)
+            answers = _answers_run_squad(context, apart, options, texts, check)
         case Rules.RUN_SQUAD:
-            in_order = _in_order(spans)
-            answers = _answers_run_squad(context, in_order, options, texts, check)
+            answers = _answers_run_squad(context, _in_order(spans), options, texts, check)
     best = answers[0].start_logit + answers[0].end_logit if answers else -math.inf
     null_score_diff = null_score - best
     return Prediction(

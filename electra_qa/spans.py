@@ -20,6 +20,8 @@ import numpy.typing as npt
 # The logit of a position that may not start or end an answer. Finite, because a strongly typed
 # engine need not propagate infinities; far below any real logit and exact in float32.
 MASKED = -1e30
+# Of `run_squad.py`, and the `answers_per_seq` of Haystack's reader.
+N_BEST_SIZE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class DecodeOptions:
     align_to_words: bool = False
     max_overlap: float | None = None
     every_place: bool = False
-    n_best_size: int = 20
+    n_best_size: int = N_BEST_SIZE
 
     @property
     def spans_of_a_window(self) -> int:

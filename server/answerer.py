@@ -23,6 +23,7 @@ from .logs import questions_answered
 from .merging import Answered, Merging, Prepared
 from .metrics import Metrics
 from .options import QuestionOptions
+from .promising import most_promising
 from .rate_limit import current_limit
 from .settings import ServerSettings
 from .slices import in_slices
@@ -203,6 +204,30 @@ class Answerer:
             except RequestError as error:
                 prepared.append(error)
         return prepared
+
+    def check_question(self, question: str) -> None:
+        """Raises InvalidRequestError."""
+        self._question(question)
+
+    async def most_promising(
+        self, question: str, texts: Sequence[str], count: int, deadline: float | None
+    ) -> list[int]:
+        """The places of the `count` texts that are most likely to hold the answer, in order: by
+        BM25, in the model's own tokens. Raises a RequestError."""
+        waiting = Waiting(deadline)
+        with waiting.waited_for():
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._most_promising, question, texts, count, waiting
+            )
+
+    def _most_promising(
+        self, question: str, texts: Sequence[str], count: int, waiting: Waiting
+    ) -> list[int]:
+        tokens = []
+        for text in texts:
+            waiting.check()
+            tokens.append(self._contexts.tokenize(text).ids)
+        return most_promising(self._question(question), tokens, count)
 
     def _question(self, question: str) -> npt.NDArray[np.int32]:
         _check_text("question", question, self._settings.max_question_length)

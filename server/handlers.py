@@ -31,6 +31,8 @@ Read = TypeVar("Read")
 # A method may give its response in bytes: a large one is serialized off the event loop.
 Unary = Callable[[bytes, Context], Awaitable[Message | bytes]]
 Stream = Callable[[AsyncIterator[bytes], Context], AsyncGenerator[Message]]
+# Many messages in, one out.
+Collect = Callable[[AsyncIterator[bytes], Context], Awaitable[Message]]
 
 # A message that takes some milliseconds to parse, in bytes.
 LONG = 1_000_000
@@ -39,20 +41,33 @@ INTERNAL_ERROR = "internal error; the server's log has the reason"
 
 
 def generic_handler(
-    service: str, calls: Calls, unary: Mapping[str, Unary], streams: Mapping[str, Stream]
+    service: str,
+    calls: Calls,
+    unary: Mapping[str, Unary],
+    streams: Mapping[str, Stream],
+    collecting: Mapping[str, Collect] | None = None,
 ) -> grpc.GenericRpcHandler:
     """Of the service's methods, by name. A stream is an open call from its first message on."""
-    handlers: dict[str, Any] = {
-        name: grpc.unary_unary_rpc_method_handler(
-            _guarded(name, method, calls), response_serializer=_serialize
-        )
-        for name, method in unary.items()
-    } | {
-        name: grpc.stream_stream_rpc_method_handler(
-            _guarded_stream(name, method, calls), response_serializer=_serialize
-        )
-        for name, method in streams.items()
-    }
+    handlers: dict[str, Any] = (
+        {
+            name: grpc.unary_unary_rpc_method_handler(
+                _guarded(name, method, calls), response_serializer=_serialize
+            )
+            for name, method in unary.items()
+        }
+        | {
+            name: grpc.stream_stream_rpc_method_handler(
+                _guarded_stream(name, method, calls), response_serializer=_serialize
+            )
+            for name, method in streams.items()
+        }
+        | {
+            name: grpc.stream_unary_rpc_method_handler(
+                _guarded_collect(name, method, calls), response_serializer=_serialize
+            )
+            for name, method in (collecting or {}).items()
+        }
+    )
     return grpc.method_handlers_generic_handler(service, handlers)
 
 
@@ -74,6 +89,17 @@ def _guarded_stream(name: str, method: Stream, calls: Calls) -> Stream:
                 async with aclosing(method(raws, context)) as responses:
                     async for response in responses:
                         yield response
+        except Exception as error:
+            await _abort(context, error, calls)
+
+    return guarded
+
+
+def _guarded_collect(name: str, method: Collect, calls: Calls) -> Collect:
+    async def guarded(raws: AsyncIterator[bytes], context: Context) -> Message:
+        try:
+            with calls.counted(name), calls.open():
+                return await method(raws, context)
         except Exception as error:
             await _abort(context, error, calls)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from electra_qa.bundle import Manifest
 from electra_qa.rpc import electra_qa_pb2 as pb
-from electra_qa.spans import DecodeOptions, Rules
+from electra_qa.spans import N_BEST_SIZE, DecodeOptions, Rules
 from electra_qa.windows import WindowSettings, doc_stride_from_overlap
 
 from .errors import InvalidRequestError
@@ -41,6 +41,16 @@ def parse_options(
 ) -> QuestionOptions:
     """Raises InvalidRequestError, naming the field and the limit."""
     rules = _rules(options.rules)
+    max_overlap = options.max_overlap if options.HasField("max_overlap") else None
+    if max_overlap is not None and not 0 <= max_overlap <= 1:  # NaN too
+        raise InvalidRequestError(f"options.max_overlap must be 0 to 1, got {max_overlap:g}")
+    if options.every_place and rules is Rules.PIPELINE:
+        raise InvalidRequestError(
+            "options.every_place is not of RULES_PIPELINE, which adds up equal texts"
+        )
+    if options.HasField("n_best_size") and rules is not Rules.READER:
+        raise InvalidRequestError("options.n_best_size is of RULES_READER alone")
+    n_best_size = _within(options, "n_best_size", N_BEST_SIZE, 1, settings.max_top_k)
     max_answer_length = _within(
         options,
         "max_answer_length",
@@ -85,6 +95,9 @@ def parse_options(
             null_score_diff_threshold=threshold,
             rules=rules,
             align_to_words=options.align_to_words,
+            max_overlap=max_overlap,
+            every_place=options.every_place,
+            n_best_size=n_best_size,
         ),
     )
 
@@ -95,6 +108,8 @@ def _rules(rules: pb.Rules.ValueType) -> Rules:
             return Rules.RUN_SQUAD
         case pb.RULES_PIPELINE:
             return Rules.PIPELINE
+        case pb.RULES_READER:
+            return Rules.READER
     raise InvalidRequestError(f"options.rules has no value {rules}")
 
 

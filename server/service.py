@@ -13,18 +13,19 @@ from electra_qa import __version__
 from electra_qa.rpc import electra_qa_pb2 as pb
 
 from .calls import Calls
+from .documents import answer_documents
 from .errors import InvalidRequestError, RequestError
 from .handlers import (
     INTERNAL_ERROR,
     Context,
     Unary,
     deadline,
-    duration,
     generic_handler,
     parse,
     parsed,
 )
 from .merging import Answered
+from .messages import failure, response, result
 from .model import Model
 from .models import Models
 from .options import QuestionOptions
@@ -50,7 +51,13 @@ class QuestionAnsweringService:
             "AnswerBatch": self.answer_batch,
             "GetInfo": self.get_info,
         }
-        return generic_handler(SERVICE, self._calls, unary, {"AnswerStream": self.answer_stream})
+        return generic_handler(
+            SERVICE,
+            self._calls,
+            unary,
+            streams={"AnswerStream": self.answer_stream},
+            collecting={"AnswerDocuments": self.answer_documents},
+        )
 
     async def answer(self, raw: bytes, context: Context) -> pb.AnswerResponse:
         with self._calls.open():
@@ -86,6 +93,15 @@ class QuestionAnsweringService:
         respond = partial(self._stream_response, deadline=deadline(context))
         limit = self._settings.max_stream_questions
         return responses(raws, respond, self._calls, limit=limit, in_order=False)
+
+    async def answer_documents(
+        self, raws: AsyncIterator[bytes], context: Context
+    ) -> pb.AnswerDocumentsResponse:
+        """Reads on while few pieces of what it has read are under way."""
+        with self._models.current as model:
+            return await answer_documents(
+                raws, model, self._calls, self._settings, deadline(context)
+            )
 
     async def get_info(self, raw: bytes, _: Context) -> pb.GetInfoResponse:
         parse(pb.GetInfoRequest, raw)
@@ -125,7 +141,7 @@ class QuestionAnsweringService:
             answered = await model.answerer.answer(
                 request.question, request.context, _options(request, model), deadline
             )
-        return _response(answered, model)
+        return response(answered, model.version)
 
     async def _stream_response(self, raw: bytes, deadline: float | None) -> pb.AnswerStreamResponse:
         id_ = ""
@@ -133,13 +149,14 @@ class QuestionAnsweringService:
             request = await parsed(partial(parse, pb.AnswerStreamRequest), raw)
             id_ = request.id
             with self._calls.holding(raw):
-                response = await self._answer(request.request, deadline)
-            return pb.AnswerStreamResponse(id=id_, result=pb.Result(response=response))
+                answered = await self._answer(request.request, deadline)
+            return pb.AnswerStreamResponse(id=id_, result=pb.Result(response=answered))
         except RequestError as error:
-            return pb.AnswerStreamResponse(id=id_, result=_failure(error))
+            return pb.AnswerStreamResponse(id=id_, result=pb.Result(failure=failure(error)))
         except Exception:
             log.exception("a question of a stream failed")
-            return pb.AnswerStreamResponse(id=id_, result=_failure(RequestError(INTERNAL_ERROR)))
+            failed = failure(RequestError(INTERNAL_ERROR))
+            return pb.AnswerStreamResponse(id=id_, result=pb.Result(failure=failed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +191,7 @@ def _options(request: pb.AnswerRequest, model: Model) -> QuestionOptions:
 
 def _serialized(model: Model, answered: Sequence[Answered | RequestError]) -> bytes:
     """As an AnswerBatchResponse."""
-    results = [_result(one, model) for one in answered]
+    results = [result(one, model.version) for one in answered]
     return pb.AnswerBatchResponse(results=results).SerializeToString()
 
 
@@ -184,45 +201,3 @@ def _cost(answered: Answered | RequestError) -> int:
     if isinstance(answered, RequestError):
         return 3
     return sum(1 + len(answer.text) // 500 for answer in answered.prediction.answers) + 3
-
-
-def _result(answered: Answered | RequestError, model: Model) -> pb.Result:
-    if isinstance(answered, RequestError):
-        return _failure(answered)
-    return pb.Result(response=_response(answered, model))
-
-
-def _failure(error: RequestError) -> pb.Result:
-    delay = error.retry_delay_s
-    return pb.Result(
-        failure=pb.Failure(
-            code=error.code.value[0],
-            message=str(error),
-            retry_delay=None if delay is None else duration(delay),
-            in_a_smaller_call=error.in_a_smaller_call,
-        )
-    )
-
-
-def _response(answered: Answered, model: Model) -> pb.AnswerResponse:
-    prediction = answered.prediction
-    return pb.AnswerResponse(
-        answers=[
-            pb.Answer(
-                text=answer.text,
-                start=answer.start,
-                end=answer.end,
-                score=answer.score,
-                start_logit=answer.start_logit,
-                end_logit=answer.end_logit,
-            )
-            for answer in prediction.answers
-        ],
-        is_impossible=prediction.is_impossible,
-        null_score=prediction.null_score,
-        null_score_diff=prediction.null_score_diff,
-        null_probability=prediction.null_probability,
-        windows=answered.windows,
-        timing=pb.Timing(queue_ms=answered.queue_s * 1e3, engine_ms=answered.engine_s * 1e3),
-        model_version=model.version,
-    )

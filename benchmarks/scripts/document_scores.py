@@ -122,12 +122,12 @@ def _print(name: str, asked: Sequence[Asked], score: Score, is_read: Callable[[i
         read = [place for place, rank in enumerate(one.rank) if is_read(rank)]
         best = max(read, key=lambda place: score(one.results[place]))
         text = one.results[best].answers[0].text
-        answered = max((f1_score(gold.text, text) for gold in golds), default=0.0)
+        answered = max((f1_score(gold, text) for gold in golds), default=0.0)
         worth.append((score(one.results[best]), answered, 0.0 if golds else 1.0))
         if golds:
             has_answer += 1
             first += best == one.own
-            em += max(exact_match(gold.text, text) for gold in golds)
+            em += max(exact_match(gold, text) for gold in golds)
             f1 += answered
     values = [100 * value / has_answer for value in (first, em, f1)]
     print(f"| {name} | " + " | ".join(f"{v:.1f}" for v in values) + f" | {_best_f1(worth):.1f} |")

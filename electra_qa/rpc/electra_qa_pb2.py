@@ -25,53 +25,63 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65lectra_qa/rpc/electra_qa.proto\x12\relectra_qa.v1\x1a\x1egoogle/protobuf/duration.proto\"\x9c\x03\n\x07Options\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11max_answer_length\x18\x02 \x01(\rH\x01\x88\x01\x01\x12&\n\x19null_score_diff_threshold\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1b\n\x0emax_seq_length\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x1d\n\x10max_query_length\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x17\n\ndoc_stride\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x1b\n\x0ewindow_overlap\x18\x07 \x01(\rH\x06\x88\x01\x01\x12#\n\x05rules\x18\x08 \x01(\x0e\x32\x14.electra_qa.v1.Rules\x12\x16\n\x0e\x61lign_to_words\x18\t \x01(\x08\x42\x08\n\x06_top_kB\x14\n\x12_max_answer_lengthB\x1c\n\x1a_null_score_diff_thresholdB\x11\n\x0f_max_seq_lengthB\x13\n\x11_max_query_lengthB\r\n\x0b_doc_strideB\x11\n\x0f_window_overlap\"[\n\rAnswerRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12\'\n\x07options\x18\x03 \x01(\x0b\x32\x16.electra_qa.v1.Options\"i\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x13\n\x0bstart_logit\x18\x05 \x01(\x02\x12\x11\n\tend_logit\x18\x06 \x01(\x02\"-\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tengine_ms\x18\x02 \x01(\x01\"\xe5\x01\n\x0e\x41nswerResponse\x12&\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x15.electra_qa.v1.Answer\x12\x15\n\ris_impossible\x18\x02 \x01(\x08\x12\x12\n\nnull_score\x18\x03 \x01(\x01\x12\x17\n\x0fnull_score_diff\x18\x04 \x01(\x01\x12\x18\n\x10null_probability\x18\x05 \x01(\x01\x12\x0f\n\x07windows\x18\x06 \x01(\r\x12%\n\x06timing\x18\x07 \x01(\x0b\x32\x15.electra_qa.v1.Timing\x12\x15\n\rmodel_version\x18\x08 \x01(\t\"\x80\x01\n\x12\x41nswerBatchRequest\x12\x10\n\x08\x63ontexts\x18\x01 \x03(\t\x12/\n\tquestions\x18\x02 \x03(\x0b\x32\x1c.electra_qa.v1.BatchQuestion\x12\'\n\x07options\x18\x03 \x01(\x0b\x32\x16.electra_qa.v1.Options\"8\n\rBatchQuestion\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x15\n\rcontext_index\x18\x02 \x01(\r\"=\n\x13\x41nswerBatchResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.electra_qa.v1.Result\"q\n\x06Result\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.electra_qa.v1.AnswerResponseH\x00\x12)\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x16.electra_qa.v1.FailureH\x00\x42\t\n\x07outcome\"s\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11in_a_smaller_call\x18\x04 \x01(\x08\"P\n\x13\x41nswerStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.electra_qa.v1.AnswerRequest\"I\n\x14\x41nswerStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x06result\x18\x02 \x01(\x0b\x32\x15.electra_qa.v1.Result\"\x10\n\x0eGetInfoRequest\"\x84\x01\n\x0fGetInfoResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.electra_qa.v1.BundleInfo\x12%\n\x06limits\x18\x02 \x01(\x0b\x32\x15.electra_qa.v1.Limits\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\"\xda\x01\n\nBundleInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\tprecision\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x16\n\x0emax_seq_length\x18\x04 \x01(\r\x12\x12\n\ndoc_stride\x18\x05 \x01(\r\x12\x18\n\x10max_query_length\x18\x06 \x01(\r\x12\x19\n\x11max_answer_length\x18\x07 \x01(\r\x12!\n\x19null_score_diff_threshold\x18\x08 \x01(\x02\x12\x15\n\rmodel_version\x18\t \x01(\t\"\xa6\x02\n\x06Limits\x12\x1a\n\x12max_context_length\x18\x01 \x01(\r\x12\x1b\n\x13max_question_length\x18\x02 \x01(\r\x12\x11\n\tmax_top_k\x18\x03 \x01(\r\x12\x19\n\x11max_answer_length\x18\x04 \x01(\r\x12\x16\n\x0emax_seq_length\x18\x05 \x01(\r\x12\x1b\n\x13max_batch_questions\x18\x06 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x07 \x01(\r\x12\x18\n\x10max_queue_tokens\x18\x08 \x01(\x04\x12\x13\n\x0bmax_windows\x18\t \x01(\r\x12\x1a\n\x12max_response_bytes\x18\n \x01(\r\x12\x1a\n\x12max_inflight_bytes\x18\x0b \x01(\x04\"\x0f\n\rReloadRequest\"\'\n\x0eReloadResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t*G\n\x05Rules\x12\x15\n\x11RULES_UNSPECIFIED\x10\x00\x12\x13\n\x0fRULES_RUN_SQUAD\x10\x01\x12\x12\n\x0eRULES_PIPELINE\x10\x02\x32\xd7\x02\n\x11QuestionAnswering\x12\x45\n\x06\x41nswer\x12\x1c.electra_qa.v1.AnswerRequest\x1a\x1d.electra_qa.v1.AnswerResponse\x12T\n\x0b\x41nswerBatch\x12!.electra_qa.v1.AnswerBatchRequest\x1a\".electra_qa.v1.AnswerBatchResponse\x12[\n\x0c\x41nswerStream\x12\".electra_qa.v1.AnswerStreamRequest\x1a#.electra_qa.v1.AnswerStreamResponse(\x01\x30\x01\x12H\n\x07GetInfo\x12\x1d.electra_qa.v1.GetInfoRequest\x1a\x1e.electra_qa.v1.GetInfoResponse2N\n\x05\x41\x64min\x12\x45\n\x06Reload\x12\x1c.electra_qa.v1.ReloadRequest\x1a\x1d.electra_qa.v1.ReloadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65lectra_qa/rpc/electra_qa.proto\x12\relectra_qa.v1\x1a\x1egoogle/protobuf/duration.proto\"\x85\x04\n\x07Options\x12\x12\n\x05top_k\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11max_answer_length\x18\x02 \x01(\rH\x01\x88\x01\x01\x12&\n\x19null_score_diff_threshold\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1b\n\x0emax_seq_length\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x1d\n\x10max_query_length\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x17\n\ndoc_stride\x18\x06 \x01(\rH\x05\x88\x01\x01\x12\x1b\n\x0ewindow_overlap\x18\x07 \x01(\rH\x06\x88\x01\x01\x12#\n\x05rules\x18\x08 \x01(\x0e\x32\x14.electra_qa.v1.Rules\x12\x16\n\x0e\x61lign_to_words\x18\t \x01(\x08\x12\x18\n\x0bmax_overlap\x18\n \x01(\x02H\x07\x88\x01\x01\x12\x13\n\x0b\x65very_place\x18\x0b \x01(\x08\x12\x18\n\x0bn_best_size\x18\x0c \x01(\rH\x08\x88\x01\x01\x42\x08\n\x06_top_kB\x14\n\x12_max_answer_lengthB\x1c\n\x1a_null_score_diff_thresholdB\x11\n\x0f_max_seq_lengthB\x13\n\x11_max_query_lengthB\r\n\x0b_doc_strideB\x11\n\x0f_window_overlapB\x0e\n\x0c_max_overlapB\x0e\n\x0c_n_best_size\"[\n\rAnswerRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x02 \x01(\t\x12\'\n\x07options\x18\x03 \x01(\x0b\x32\x16.electra_qa.v1.Options\"i\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x13\n\x0bstart_logit\x18\x05 \x01(\x02\x12\x11\n\tend_logit\x18\x06 \x01(\x02\"-\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tengine_ms\x18\x02 \x01(\x01\"\xe5\x01\n\x0e\x41nswerResponse\x12&\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x15.electra_qa.v1.Answer\x12\x15\n\ris_impossible\x18\x02 \x01(\x08\x12\x12\n\nnull_score\x18\x03 \x01(\x01\x12\x17\n\x0fnull_score_diff\x18\x04 \x01(\x01\x12\x18\n\x10null_probability\x18\x05 \x01(\x01\x12\x0f\n\x07windows\x18\x06 \x01(\r\x12%\n\x06timing\x18\x07 \x01(\x0b\x32\x15.electra_qa.v1.Timing\x12\x15\n\rmodel_version\x18\x08 \x01(\t\"\x80\x01\n\x12\x41nswerBatchRequest\x12\x10\n\x08\x63ontexts\x18\x01 \x03(\t\x12/\n\tquestions\x18\x02 \x03(\x0b\x32\x1c.electra_qa.v1.BatchQuestion\x12\'\n\x07options\x18\x03 \x01(\x0b\x32\x16.electra_qa.v1.Options\"8\n\rBatchQuestion\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x15\n\rcontext_index\x18\x02 \x01(\r\"=\n\x13\x41nswerBatchResponse\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.electra_qa.v1.Result\"q\n\x06Result\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.electra_qa.v1.AnswerResponseH\x00\x12)\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x16.electra_qa.v1.FailureH\x00\x42\t\n\x07outcome\"s\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11in_a_smaller_call\x18\x04 \x01(\x08\"P\n\x13\x41nswerStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x07request\x18\x02 \x01(\x0b\x32\x1c.electra_qa.v1.AnswerRequest\"I\n\x14\x41nswerStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12%\n\x06result\x18\x02 \x01(\x0b\x32\x15.electra_qa.v1.Result\"$\n\x08\x44ocument\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xf2\x01\n\x16\x41nswerDocumentsRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\'\n\x07options\x18\x02 \x01(\x0b\x32\x16.electra_qa.v1.Options\x12!\n\x14\x61nswers_per_document\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x11\n\tno_answer\x18\x04 \x01(\x08\x12\x15\n\x08read_top\x18\x05 \x01(\rH\x01\x88\x01\x01\x12*\n\tdocuments\x18\x06 \x03(\x0b\x32\x17.electra_qa.v1.DocumentB\x17\n\x15_answers_per_documentB\x0b\n\t_read_top\"\x8c\x01\n\x0e\x44ocumentAnswer\x12%\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x15.electra_qa.v1.Answer\x12\x16\n\x0e\x64ocument_index\x18\x02 \x01(\r\x12\x13\n\x0b\x64ocument_id\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x17\n\x0fnull_score_diff\x18\x05 \x01(\x01\"\x98\x02\n\x17\x41nswerDocumentsResponse\x12.\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1d.electra_qa.v1.DocumentAnswer\x12\x15\n\ris_impossible\x18\x02 \x01(\x08\x12\x17\n\x0fnull_score_diff\x18\x03 \x01(\x01\x12\x11\n\tdocuments\x18\x04 \x01(\x04\x12\x16\n\x0e\x64ocuments_read\x18\x05 \x01(\x04\x12\x0f\n\x07windows\x18\x06 \x01(\x04\x12\x18\n\x10\x64ocuments_failed\x18\x07 \x01(\x04\x12\x30\n\x08\x66\x61ilures\x18\x08 \x03(\x0b\x32\x1e.electra_qa.v1.DocumentFailure\x12\x15\n\rmodel_version\x18\t \x01(\t\"g\n\x0f\x44ocumentFailure\x12\x16\n\x0e\x64ocument_index\x18\x01 \x01(\r\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\'\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x16.electra_qa.v1.Failure\"\x10\n\x0eGetInfoRequest\"\x84\x01\n\x0fGetInfoResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.electra_qa.v1.BundleInfo\x12%\n\x06limits\x18\x02 \x01(\x0b\x32\x15.electra_qa.v1.Limits\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\"\xda\x01\n\nBundleInfo\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\tprecision\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x16\n\x0emax_seq_length\x18\x04 \x01(\r\x12\x12\n\ndoc_stride\x18\x05 \x01(\r\x12\x18\n\x10max_query_length\x18\x06 \x01(\r\x12\x19\n\x11max_answer_length\x18\x07 \x01(\r\x12!\n\x19null_score_diff_threshold\x18\x08 \x01(\x02\x12\x15\n\rmodel_version\x18\t \x01(\t\"\xa6\x02\n\x06Limits\x12\x1a\n\x12max_context_length\x18\x01 \x01(\r\x12\x1b\n\x13max_question_length\x18\x02 \x01(\r\x12\x11\n\tmax_top_k\x18\x03 \x01(\r\x12\x19\n\x11max_answer_length\x18\x04 \x01(\r\x12\x16\n\x0emax_seq_length\x18\x05 \x01(\r\x12\x1b\n\x13max_batch_questions\x18\x06 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x07 \x01(\r\x12\x18\n\x10max_queue_tokens\x18\x08 \x01(\x04\x12\x13\n\x0bmax_windows\x18\t \x01(\r\x12\x1a\n\x12max_response_bytes\x18\n \x01(\r\x12\x1a\n\x12max_inflight_bytes\x18\x0b \x01(\x04\"\x0f\n\rReloadRequest\"\'\n\x0eReloadResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t*Y\n\x05Rules\x12\x15\n\x11RULES_UNSPECIFIED\x10\x00\x12\x13\n\x0fRULES_RUN_SQUAD\x10\x01\x12\x12\n\x0eRULES_PIPELINE\x10\x02\x12\x10\n\x0cRULES_READER\x10\x03\x32\xbb\x03\n\x11QuestionAnswering\x12\x45\n\x06\x41nswer\x12\x1c.electra_qa.v1.AnswerRequest\x1a\x1d.electra_qa.v1.AnswerResponse\x12T\n\x0b\x41nswerBatch\x12!.electra_qa.v1.AnswerBatchRequest\x1a\".electra_qa.v1.AnswerBatchResponse\x12[\n\x0c\x41nswerStream\x12\".electra_qa.v1.AnswerStreamRequest\x1a#.electra_qa.v1.AnswerStreamResponse(\x01\x30\x01\x12\x62\n\x0f\x41nswerDocuments\x12%.electra_qa.v1.AnswerDocumentsRequest\x1a&.electra_qa.v1.AnswerDocumentsResponse(\x01\x12H\n\x07GetInfo\x12\x1d.electra_qa.v1.GetInfoRequest\x1a\x1e.electra_qa.v1.GetInfoResponse2N\n\x05\x41\x64min\x12\x45\n\x06Reload\x12\x1c.electra_qa.v1.ReloadRequest\x1a\x1d.electra_qa.v1.ReloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'electra_qa.rpc.electra_qa_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RULES']._serialized_start=2346
-  _globals['_RULES']._serialized_end=2417
+  _globals['_RULES']._serialized_start=3265
+  _globals['_RULES']._serialized_end=3354
   _globals['_OPTIONS']._serialized_start=83
-  _globals['_OPTIONS']._serialized_end=495
-  _globals['_ANSWERREQUEST']._serialized_start=497
-  _globals['_ANSWERREQUEST']._serialized_end=588
-  _globals['_ANSWER']._serialized_start=590
-  _globals['_ANSWER']._serialized_end=695
-  _globals['_TIMING']._serialized_start=697
-  _globals['_TIMING']._serialized_end=742
-  _globals['_ANSWERRESPONSE']._serialized_start=745
-  _globals['_ANSWERRESPONSE']._serialized_end=974
-  _globals['_ANSWERBATCHREQUEST']._serialized_start=977
-  _globals['_ANSWERBATCHREQUEST']._serialized_end=1105
-  _globals['_BATCHQUESTION']._serialized_start=1107
-  _globals['_BATCHQUESTION']._serialized_end=1163
-  _globals['_ANSWERBATCHRESPONSE']._serialized_start=1165
-  _globals['_ANSWERBATCHRESPONSE']._serialized_end=1226
-  _globals['_RESULT']._serialized_start=1228
-  _globals['_RESULT']._serialized_end=1341
-  _globals['_FAILURE']._serialized_start=1343
-  _globals['_FAILURE']._serialized_end=1458
-  _globals['_ANSWERSTREAMREQUEST']._serialized_start=1460
-  _globals['_ANSWERSTREAMREQUEST']._serialized_end=1540
-  _globals['_ANSWERSTREAMRESPONSE']._serialized_start=1542
-  _globals['_ANSWERSTREAMRESPONSE']._serialized_end=1615
-  _globals['_GETINFOREQUEST']._serialized_start=1617
-  _globals['_GETINFOREQUEST']._serialized_end=1633
-  _globals['_GETINFORESPONSE']._serialized_start=1636
-  _globals['_GETINFORESPONSE']._serialized_end=1768
-  _globals['_BUNDLEINFO']._serialized_start=1771
-  _globals['_BUNDLEINFO']._serialized_end=1989
-  _globals['_LIMITS']._serialized_start=1992
-  _globals['_LIMITS']._serialized_end=2286
-  _globals['_RELOADREQUEST']._serialized_start=2288
-  _globals['_RELOADREQUEST']._serialized_end=2303
-  _globals['_RELOADRESPONSE']._serialized_start=2305
-  _globals['_RELOADRESPONSE']._serialized_end=2344
-  _globals['_QUESTIONANSWERING']._serialized_start=2420
-  _globals['_QUESTIONANSWERING']._serialized_end=2763
-  _globals['_ADMIN']._serialized_start=2765
-  _globals['_ADMIN']._serialized_end=2843
+  _globals['_OPTIONS']._serialized_end=600
+  _globals['_ANSWERREQUEST']._serialized_start=602
+  _globals['_ANSWERREQUEST']._serialized_end=693
+  _globals['_ANSWER']._serialized_start=695
+  _globals['_ANSWER']._serialized_end=800
+  _globals['_TIMING']._serialized_start=802
+  _globals['_TIMING']._serialized_end=847
+  _globals['_ANSWERRESPONSE']._serialized_start=850
+  _globals['_ANSWERRESPONSE']._serialized_end=1079
+  _globals['_ANSWERBATCHREQUEST']._serialized_start=1082
+  _globals['_ANSWERBATCHREQUEST']._serialized_end=1210
+  _globals['_BATCHQUESTION']._serialized_start=1212
+  _globals['_BATCHQUESTION']._serialized_end=1268
+  _globals['_ANSWERBATCHRESPONSE']._serialized_start=1270
+  _globals['_ANSWERBATCHRESPONSE']._serialized_end=1331
+  _globals['_RESULT']._serialized_start=1333
+  _globals['_RESULT']._serialized_end=1446
+  _globals['_FAILURE']._serialized_start=1448
+  _globals['_FAILURE']._serialized_end=1563
+  _globals['_ANSWERSTREAMREQUEST']._serialized_start=1565
+  _globals['_ANSWERSTREAMREQUEST']._serialized_end=1645
+  _globals['_ANSWERSTREAMRESPONSE']._serialized_start=1647
+  _globals['_ANSWERSTREAMRESPONSE']._serialized_end=1720
+  _globals['_DOCUMENT']._serialized_start=1722
+  _globals['_DOCUMENT']._serialized_end=1758
+  _globals['_ANSWERDOCUMENTSREQUEST']._serialized_start=1761
+  _globals['_ANSWERDOCUMENTSREQUEST']._serialized_end=2003
+  _globals['_DOCUMENTANSWER']._serialized_start=2006
+  _globals['_DOCUMENTANSWER']._serialized_end=2146
+  _globals['_ANSWERDOCUMENTSRESPONSE']._serialized_start=2149
+  _globals['_ANSWERDOCUMENTSRESPONSE']._serialized_end=2429
+  _globals['_DOCUMENTFAILURE']._serialized_start=2431
+  _globals['_DOCUMENTFAILURE']._serialized_end=2534
+  _globals['_GETINFOREQUEST']._serialized_start=2536
+  _globals['_GETINFOREQUEST']._serialized_end=2552
+  _globals['_GETINFORESPONSE']._serialized_start=2555
+  _globals['_GETINFORESPONSE']._serialized_end=2687
+  _globals['_BUNDLEINFO']._serialized_start=2690
+  _globals['_BUNDLEINFO']._serialized_end=2908
+  _globals['_LIMITS']._serialized_start=2911
+  _globals['_LIMITS']._serialized_end=3205
+  _globals['_RELOADREQUEST']._serialized_start=3207
+  _globals['_RELOADREQUEST']._serialized_end=3222
+  _globals['_RELOADRESPONSE']._serialized_start=3224
+  _globals['_RELOADRESPONSE']._serialized_end=3263
+  _globals['_QUESTIONANSWERING']._serialized_start=3357
+  _globals['_QUESTIONANSWERING']._serialized_end=3800
+  _globals['_ADMIN']._serialized_start=3802
+  _globals['_ADMIN']._serialized_end=3880
 # @@protoc_insertion_point(module_scope)

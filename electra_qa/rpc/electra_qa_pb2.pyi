@@ -46,6 +46,10 @@ class _RulesEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     """The question-answering pipeline of Transformers up to 5.2: an answer starts anywhere; answers
     are ordered by probability, and the probabilities of equal texts are added up.
     """
+    RULES_READER: _Rules.ValueType  # 3
+    """Haystack's ExtractiveReader: an answer starts anywhere; answers are ordered by start + end
+    logit; the n_best_size best spans of each window are looked at, each place by itself.
+    """
 
 class Rules(_Rules, metaclass=_RulesEnumTypeWrapper):
     """Whose rules make answers out of spans."""
@@ -59,6 +63,10 @@ ordered by start + end logit.
 RULES_PIPELINE: Rules.ValueType  # 2
 """The question-answering pipeline of Transformers up to 5.2: an answer starts anywhere; answers
 are ordered by probability, and the probabilities of equal texts are added up.
+"""
+RULES_READER: Rules.ValueType  # 3
+"""Haystack's ExtractiveReader: an answer starts anywhere; answers are ordered by start + end
+logit; the n_best_size best spans of each window are looked at, each place by itself.
 """
 Global___Rules: typing_extensions.TypeAlias = Rules
 
@@ -77,6 +85,9 @@ class Options(google.protobuf.message.Message):
     WINDOW_OVERLAP_FIELD_NUMBER: builtins.int
     RULES_FIELD_NUMBER: builtins.int
     ALIGN_TO_WORDS_FIELD_NUMBER: builtins.int
+    MAX_OVERLAP_FIELD_NUMBER: builtins.int
+    EVERY_PLACE_FIELD_NUMBER: builtins.int
+    N_BEST_SIZE_FIELD_NUMBER: builtins.int
     top_k: builtins.int
     """How many answers to return at most. Default 1."""
     max_answer_length: builtins.int
@@ -94,6 +105,16 @@ class Options(google.protobuf.message.Message):
     rules: Global___Rules.ValueType
     align_to_words: builtins.bool
     """Widen an answer that starts or ends inside a word to the whole word."""
+    max_overlap: builtins.float
+    """Leave out an answer that shares more than this part of its characters, or of the other's, with
+    a better one. 0 to 1; 0 for answers that don't overlap. Not set: all are kept.
+    """
+    every_place: builtins.bool
+    """Answers with the same text are one for each place that it stands at. Not with RULES_PIPELINE,
+    and of itself with RULES_READER.
+    """
+    n_best_size: builtins.int
+    """With RULES_READER: how many spans of each window are looked at. Default 20."""
     def __init__(
         self,
         *,
@@ -106,17 +127,24 @@ class Options(google.protobuf.message.Message):
         window_overlap: builtins.int | None = ...,
         rules: Global___Rules.ValueType = ...,
         align_to_words: builtins.bool = ...,
+        max_overlap: builtins.float | None = ...,
+        every_place: builtins.bool = ...,
+        n_best_size: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_doc_stride", b"_doc_stride", "_max_answer_length", b"_max_answer_length", "_max_query_length", b"_max_query_length", "_max_seq_length", b"_max_seq_length", "_null_score_diff_threshold", b"_null_score_diff_threshold", "_top_k", b"_top_k", "_window_overlap", b"_window_overlap", "doc_stride", b"doc_stride", "max_answer_length", b"max_answer_length", "max_query_length", b"max_query_length", "max_seq_length", b"max_seq_length", "null_score_diff_threshold", b"null_score_diff_threshold", "top_k", b"top_k", "window_overlap", b"window_overlap"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_doc_stride", b"_doc_stride", "_max_answer_length", b"_max_answer_length", "_max_query_length", b"_max_query_length", "_max_seq_length", b"_max_seq_length", "_null_score_diff_threshold", b"_null_score_diff_threshold", "_top_k", b"_top_k", "_window_overlap", b"_window_overlap", "align_to_words", b"align_to_words", "doc_stride", b"doc_stride", "max_answer_length", b"max_answer_length", "max_query_length", b"max_query_length", "max_seq_length", b"max_seq_length", "null_score_diff_threshold", b"null_score_diff_threshold", "rules", b"rules", "top_k", b"top_k", "window_overlap", b"window_overlap"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_doc_stride", b"_doc_stride", "_max_answer_length", b"_max_answer_length", "_max_overlap", b"_max_overlap", "_max_query_length", b"_max_query_length", "_max_seq_length", b"_max_seq_length", "_n_best_size", b"_n_best_size", "_null_score_diff_threshold", b"_null_score_diff_threshold", "_top_k", b"_top_k", "_window_overlap", b"_window_overlap", "doc_stride", b"doc_stride", "max_answer_length", b"max_answer_length", "max_overlap", b"max_overlap", "max_query_length", b"max_query_length", "max_seq_length", b"max_seq_length", "n_best_size", b"n_best_size", "null_score_diff_threshold", b"null_score_diff_threshold", "top_k", b"top_k", "window_overlap", b"window_overlap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_doc_stride", b"_doc_stride", "_max_answer_length", b"_max_answer_length", "_max_overlap", b"_max_overlap", "_max_query_length", b"_max_query_length", "_max_seq_length", b"_max_seq_length", "_n_best_size", b"_n_best_size", "_null_score_diff_threshold", b"_null_score_diff_threshold", "_top_k", b"_top_k", "_window_overlap", b"_window_overlap", "align_to_words", b"align_to_words", "doc_stride", b"doc_stride", "every_place", b"every_place", "max_answer_length", b"max_answer_length", "max_overlap", b"max_overlap", "max_query_length", b"max_query_length", "max_seq_length", b"max_seq_length", "n_best_size", b"n_best_size", "null_score_diff_threshold", b"null_score_diff_threshold", "rules", b"rules", "top_k", b"top_k", "window_overlap", b"window_overlap"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_doc_stride", b"_doc_stride"]) -> typing.Literal["doc_stride"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_answer_length", b"_max_answer_length"]) -> typing.Literal["max_answer_length"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_overlap", b"_max_overlap"]) -> typing.Literal["max_overlap"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_query_length", b"_max_query_length"]) -> typing.Literal["max_query_length"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_seq_length", b"_max_seq_length"]) -> typing.Literal["max_seq_length"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_n_best_size", b"_n_best_size"]) -> typing.Literal["n_best_size"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_null_score_diff_threshold", b"_null_score_diff_threshold"]) -> typing.Literal["null_score_diff_threshold"] | None: ...
     @typing.overload
@@ -408,6 +436,177 @@ class AnswerStreamResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["id", b"id", "result", b"result"]) -> None: ...
 
 Global___AnswerStreamResponse: typing_extensions.TypeAlias = AnswerStreamResponse
+
+@typing.final
+class Document(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The caller's own; comes back with its answers."""
+    text: builtins.str
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "text", b"text"]) -> None: ...
+
+Global___Document: typing_extensions.TypeAlias = Document
+
+@typing.final
+class AnswerDocumentsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    ANSWERS_PER_DOCUMENT_FIELD_NUMBER: builtins.int
+    NO_ANSWER_FIELD_NUMBER: builtins.int
+    READ_TOP_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    question: builtins.str
+    """This and all but the documents: of the first message. Later ones have documents alone."""
+    answers_per_document: builtins.int
+    """How many answers of one document there may be. Default 1."""
+    no_answer: builtins.bool
+    """Have no answer as one of the results, in its place among them."""
+    read_top: builtins.int
+    """Read only so many documents, the most promising ones by BM25. All of them are then held until
+    the last has come, and max_inflight_bytes is what they may hold.
+    """
+    @property
+    def options(self) -> Global___Options:
+        """As of AnswerRequest, but top_k counts the answers of all documents together."""
+
+    @property
+    def documents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Document]: ...
+    def __init__(
+        self,
+        *,
+        question: builtins.str = ...,
+        options: Global___Options | None = ...,
+        answers_per_document: builtins.int | None = ...,
+        no_answer: builtins.bool = ...,
+        read_top: builtins.int | None = ...,
+        documents: collections.abc.Iterable[Global___Document] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_answers_per_document", b"_answers_per_document", "_read_top", b"_read_top", "answers_per_document", b"answers_per_document", "options", b"options", "read_top", b"read_top"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_answers_per_document", b"_answers_per_document", "_read_top", b"_read_top", "answers_per_document", b"answers_per_document", "documents", b"documents", "no_answer", b"no_answer", "options", b"options", "question", b"question", "read_top", b"read_top"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_answers_per_document", b"_answers_per_document"]) -> typing.Literal["answers_per_document"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_read_top", b"_read_top"]) -> typing.Literal["read_top"] | None: ...
+
+Global___AnswerDocumentsRequest: typing_extensions.TypeAlias = AnswerDocumentsRequest
+
+@typing.final
+class DocumentAnswer(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: builtins.int
+    DOCUMENT_INDEX_FIELD_NUMBER: builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    NULL_SCORE_DIFF_FIELD_NUMBER: builtins.int
+    document_index: builtins.int
+    """Which document, from 0 over all messages, and its id."""
+    document_id: builtins.str
+    score: builtins.float
+    """What the answers are ordered by, 0 to 1, comparable between documents: how probable this span
+    is beside "no answer", 1 / (1 + exp(null_score_diff)). RULES_PIPELINE: answer.score.
+    RULES_READER: 1 / (1 + exp(−0.1 × (start + end logit))).
+    """
+    null_score_diff: builtins.float
+    """The document's null score − (start + end logit of this answer)."""
+    @property
+    def answer(self) -> Global___Answer:
+        """Not set: this one says that there is no answer, and is of no document."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___Answer | None = ...,
+        document_index: builtins.int = ...,
+        document_id: builtins.str = ...,
+        score: builtins.float = ...,
+        null_score_diff: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["answer", b"answer"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer", b"answer", "document_id", b"document_id", "document_index", b"document_index", "null_score_diff", b"null_score_diff", "score", b"score"]) -> None: ...
+
+Global___DocumentAnswer: typing_extensions.TypeAlias = DocumentAnswer
+
+@typing.final
+class AnswerDocumentsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: builtins.int
+    IS_IMPOSSIBLE_FIELD_NUMBER: builtins.int
+    NULL_SCORE_DIFF_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    DOCUMENTS_READ_FIELD_NUMBER: builtins.int
+    WINDOWS_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FAILED_FIELD_NUMBER: builtins.int
+    FAILURES_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    is_impossible: builtins.bool
+    """The documents hold no answer: null_score_diff > null_score_diff_threshold."""
+    null_score_diff: builtins.float
+    """The smallest of the documents'."""
+    documents: builtins.int
+    """How many documents came, how many of them were read, and into how many windows they were cut."""
+    documents_read: builtins.int
+    windows: builtins.int
+    documents_failed: builtins.int
+    """How many could not be read, and the first 100 of them."""
+    model_version: builtins.str
+    @property
+    def answers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DocumentAnswer]:
+        """Best first, also where is_impossible says that none of them is the answer."""
+
+    @property
+    def failures(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DocumentFailure]: ...
+    def __init__(
+        self,
+        *,
+        answers: collections.abc.Iterable[Global___DocumentAnswer] | None = ...,
+        is_impossible: builtins.bool = ...,
+        null_score_diff: builtins.float = ...,
+        documents: builtins.int = ...,
+        documents_read: builtins.int = ...,
+        windows: builtins.int = ...,
+        documents_failed: builtins.int = ...,
+        failures: collections.abc.Iterable[Global___DocumentFailure] | None = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers", b"answers", "documents", b"documents", "documents_failed", b"documents_failed", "documents_read", b"documents_read", "failures", b"failures", "is_impossible", b"is_impossible", "model_version", b"model_version", "null_score_diff", b"null_score_diff", "windows", b"windows"]) -> None: ...
+
+Global___AnswerDocumentsResponse: typing_extensions.TypeAlias = AnswerDocumentsResponse
+
+@typing.final
+class DocumentFailure(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DOCUMENT_INDEX_FIELD_NUMBER: builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    document_index: builtins.int
+    document_id: builtins.str
+    @property
+    def failure(self) -> Global___Failure: ...
+    def __init__(
+        self,
+        *,
+        document_index: builtins.int = ...,
+        document_id: builtins.str = ...,
+        failure: Global___Failure | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["document_id", b"document_id", "document_index", b"document_index", "failure", b"failure"]) -> None: ...
+
+Global___DocumentFailure: typing_extensions.TypeAlias = DocumentFailure
 
 @typing.final
 class GetInfoRequest(google.protobuf.message.Message):

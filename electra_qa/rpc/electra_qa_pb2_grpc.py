@@ -49,6 +49,11 @@ class QuestionAnsweringStub(object):
                 request_serializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerStreamRequest.SerializeToString,
                 response_deserializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerStreamResponse.FromString,
                 _registered_method=True)
+        self.AnswerDocuments = channel.stream_unary(
+                '/electra_qa.v1.QuestionAnswering/AnswerDocuments',
+                request_serializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerDocumentsRequest.SerializeToString,
+                response_deserializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerDocumentsResponse.FromString,
+                _registered_method=True)
         self.GetInfo = channel.unary_unary(
                 '/electra_qa.v1.QuestionAnswering/GetInfo',
                 request_serializer=electra__qa_dot_rpc_dot_electra__qa__pb2.GetInfoRequest.SerializeToString,
@@ -81,6 +86,14 @@ class QuestionAnsweringServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnswerDocuments(self, request_iterator, context):
+        """One question about many texts, in one message or in as many as the caller likes: the best
+        answers over all of them. A text that can't be read fails by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInfo(self, request, context):
         """The model that answers, its defaults, and the limits of this server.
         """
@@ -105,6 +118,11 @@ def add_QuestionAnsweringServicer_to_server(servicer, server):
                     servicer.AnswerStream,
                     request_deserializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerStreamRequest.FromString,
                     response_serializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerStreamResponse.SerializeToString,
+            ),
+            'AnswerDocuments': grpc.stream_unary_rpc_method_handler(
+                    servicer.AnswerDocuments,
+                    request_deserializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerDocumentsRequest.FromString,
+                    response_serializer=electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerDocumentsResponse.SerializeToString,
             ),
             'GetInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInfo,
@@ -193,6 +211,33 @@ class QuestionAnswering(object):
             '/electra_qa.v1.QuestionAnswering/AnswerStream',
             electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerStreamRequest.SerializeToString,
             electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerDocuments(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/electra_qa.v1.QuestionAnswering/AnswerDocuments',
+            electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerDocumentsRequest.SerializeToString,
+            electra__qa_dot_rpc_dot_electra__qa__pb2.AnswerDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

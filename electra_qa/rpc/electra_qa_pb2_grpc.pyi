@@ -83,6 +83,22 @@ _QuestionAnsweringAnswerStreamType = typing_extensions.TypeVar(
     ],
 )
 
+_QuestionAnsweringAnswerDocumentsType = typing_extensions.TypeVar(
+    '_QuestionAnsweringAnswerDocumentsType',
+    grpc.StreamUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsRequest,
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsRequest,
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsRequest,
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse,
+    ],
+)
+
 _QuestionAnsweringGetInfoType = typing_extensions.TypeVar(
     '_QuestionAnsweringGetInfoType',
     grpc.UnaryUnaryMultiCallable[
@@ -99,7 +115,7 @@ _QuestionAnsweringGetInfoType = typing_extensions.TypeVar(
     ],
 )
 
-class QuestionAnsweringStub(typing.Generic[_QuestionAnsweringAnswerType, _QuestionAnsweringAnswerBatchType, _QuestionAnsweringAnswerStreamType, _QuestionAnsweringGetInfoType]):
+class QuestionAnsweringStub(typing.Generic[_QuestionAnsweringAnswerType, _QuestionAnsweringAnswerBatchType, _QuestionAnsweringAnswerStreamType, _QuestionAnsweringAnswerDocumentsType, _QuestionAnsweringGetInfoType]):
     @typing.overload
     def __init__(self: QuestionAnsweringStub[
         grpc.UnaryUnaryMultiCallable[
@@ -113,6 +129,10 @@ class QuestionAnsweringStub(typing.Generic[_QuestionAnsweringAnswerType, _Questi
         grpc.StreamStreamMultiCallable[
             electra_qa.rpc.electra_qa_pb2.AnswerStreamRequest,
             electra_qa.rpc.electra_qa_pb2.AnswerStreamResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            electra_qa.rpc.electra_qa_pb2.AnswerDocumentsRequest,
+            electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             electra_qa.rpc.electra_qa_pb2.GetInfoRequest,
@@ -134,6 +154,10 @@ class QuestionAnsweringStub(typing.Generic[_QuestionAnsweringAnswerType, _Questi
             electra_qa.rpc.electra_qa_pb2.AnswerStreamRequest,
             electra_qa.rpc.electra_qa_pb2.AnswerStreamResponse,
         ],
+        grpc.aio.StreamUnaryMultiCallable[
+            electra_qa.rpc.electra_qa_pb2.AnswerDocumentsRequest,
+            electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             electra_qa.rpc.electra_qa_pb2.GetInfoRequest,
             electra_qa.rpc.electra_qa_pb2.GetInfoResponse,
@@ -151,6 +175,11 @@ class QuestionAnsweringStub(typing.Generic[_QuestionAnsweringAnswerType, _Questi
     AnswerStream: _QuestionAnsweringAnswerStreamType
     """Questions as they come, answers as they get ready, each with the caller's id, in any order."""
 
+    AnswerDocuments: _QuestionAnsweringAnswerDocumentsType
+    """One question about many texts, in one message or in as many as the caller likes: the best
+    answers over all of them. A text that can't be read fails by itself.
+    """
+
     GetInfo: _QuestionAnsweringGetInfoType
     """The model that answers, its defaults, and the limits of this server."""
 
@@ -166,6 +195,10 @@ QuestionAnsweringAsyncStub: typing_extensions.TypeAlias = QuestionAnsweringStub[
     grpc.aio.StreamStreamMultiCallable[
         electra_qa.rpc.electra_qa_pb2.AnswerStreamRequest,
         electra_qa.rpc.electra_qa_pb2.AnswerStreamResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsRequest,
+        electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         electra_qa.rpc.electra_qa_pb2.GetInfoRequest,
@@ -199,6 +232,16 @@ class QuestionAnsweringServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[electra_qa.rpc.electra_qa_pb2.AnswerStreamResponse], collections.abc.AsyncIterator[electra_qa.rpc.electra_qa_pb2.AnswerStreamResponse]]:
         """Questions as they come, answers as they get ready, each with the caller's id, in any order."""
+
+    @abc.abstractmethod
+    def AnswerDocuments(
+        self,
+        request_iterator: _MaybeAsyncIterator[electra_qa.rpc.electra_qa_pb2.AnswerDocumentsRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse, collections.abc.Awaitable[electra_qa.rpc.electra_qa_pb2.AnswerDocumentsResponse]]:
+        """One question about many texts, in one message or in as many as the caller likes: the best
+        answers over all of them. A text that can't be read fails by itself.
+        """
 
     @abc.abstractmethod
     def GetInfo(
