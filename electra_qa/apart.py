@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import count
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .candidates import Candidate, candidate, candidates
@@ -21,6 +21,10 @@ from .tokenization import TokenizedContext
 from .windows import Window
 
 Place = tuple[int, int]
+
+# What the tables of one question may hold: those of a window have a score for each start and
+# length.
+FIELD_BYTES = 32 * 2**20
 
 
 def overlaps(one: Place, other: Place, max_overlap: float) -> bool:
@@ -53,6 +57,10 @@ class _Field:
         ends[: len(offsets)] = offsets[:, 1]
         self._end = sliding_window_view(ends, self._longest)
 
+    @property
+    def nbytes(self) -> int:
+        return self._scores.nbytes
+
     def best(self) -> Candidate | None:
         """Of those that are left; None where none is."""
         start, distance = divmod(int(self._scores.argmax()), self._longest)
@@ -77,6 +85,62 @@ class _Field:
         self._scores[too_much | same] = -np.inf
 
 
+class _Fields:
+    """Of a question's windows, without what was taken. Those that were not looked at for long are
+    forgotten, and made anew."""
+
+    def __init__(
+        self,
+        context: TokenizedContext,
+        windows: Sequence[Window],
+        decoded: Sequence[DecodedWindow],
+        options: DecodeOptions,
+        max_overlap: float,
+    ) -> None:
+        self._context = context
+        self._windows = windows
+        self._decoded = decoded
+        self._options = options
+        self._max_overlap = max_overlap
+        self._taken: list[tuple[Candidate, Place]] = []
+        self._changed: set[int] = set()
+        self._fields: LRUCache[int, _Field] = LRUCache(FIELD_BYTES, lambda field: field.nbytes)
+        tokens = np.array([window.context_tokens for window in windows])
+        self._firsts, self._stops = tokens[:, 0], tokens[:, 1]
+
+    def best(self, index: int) -> Candidate | None:
+        """Of a window, of what is left of it."""
+        first_of_all = next(candidates(self._windows[index], self._decoded[index]), None)
+        if first_of_all is None or index not in self._changed:
+            return first_of_all
+        field = self._fields.get(index)
+        if field is None:
+            field = _Field(
+                self._context,
+                self._windows[index],
+                self._decoded[index],
+                self._options.max_answer_length,
+            )
+            first, stop = self._firsts[index], self._stops[index]
+            for taken, place in self._taken:
+                if taken.first < stop and taken.last >= first:
+                    field.strike_out(place, self._max_overlap)
+            if field.nbytes <= FIELD_BYTES:
+                self._fields[index] = field
+        return field.best()
+
+    def take(self, candidate: Candidate) -> None:
+        place = self._context.characters(
+            candidate.first, candidate.last, align_to_words=self._options.align_to_words
+        )
+        self._taken.append((candidate, place))
+        near = (self._firsts <= candidate.last) & (self._stops > candidate.first)
+        for index in np.flatnonzero(near).tolist():
+            self._changed.add(index)
+            if (field := self._fields.get(index)) is not None:
+                field.strike_out(place, self._max_overlap)
+
+
 def best_apart(
     context: TokenizedContext,
     windows: Sequence[Window],
@@ -89,35 +153,18 @@ def best_apart(
     max_overlap: the part of its characters, or of the other's, that a span may share with a better
         one.
     """
-    fields: dict[int, _Field] = {}
-    order = count()
-    heap: list[tuple[float, int, int, Candidate]] = []
+    fields = _Fields(context, windows, decoded, options, max_overlap)
+    heap: list[tuple[float, int, Candidate]] = []
 
-    def push(index: int, best: Candidate | None) -> None:
-        if best is not None:
-            heapq.heappush(heap, (-best.score, index, next(order), best))
+    def push(index: int) -> None:
+        if (best := fields.best(index)) is not None:
+            heapq.heappush(heap, (-best.score, index, best))
 
-    def field(index: int) -> _Field:
-        if index not in fields:
-            fields[index] = _Field(
-                context, windows[index], decoded[index], options.max_answer_length
-            )
-        return fields[index]
-
-    for index, (window, one) in enumerate(zip(windows, decoded, strict=True)):
-        push(index, next(candidates(window, one), None))
-    firsts = np.array([window.context_tokens[0] for window in windows])
-    stops = np.array([window.context_tokens[1] for window in windows])
+    for index in range(len(windows)):
+        push(index)
     while heap:
-        _, index, _, best = heapq.heappop(heap)
-        if index in fields:
-            left = fields[index].best()
-            if left != best:  # it was struck out
-                push(index, left)
-                continue
-        yield best
-        place = context.characters(best.first, best.last, align_to_words=options.align_to_words)
-        for near in np.flatnonzero((firsts <= best.last) & (stops > best.first)).tolist():
-            if next(candidates(windows[near], decoded[near]), None) is not None:
-                field(near).strike_out(place, max_overlap)
-        push(index, fields[index].best())
+        _, index, best = heapq.heappop(heap)
+        if fields.best(index) == best:  # not struck out since
+            yield best
+            fields.take(best)
+        push(index)

@@ -19,8 +19,10 @@ from .errors import InvalidRequestError, RequestError
 ANSWER_BYTES = 64
 QUESTION_BYTES = 192
 
-# In units of `slices`, measured: a window that the host decodes, and so many characters of a text.
+# In units of `slices`, measured: a window that the host decodes, a span that leaves others room,
+# and so many characters of a text.
 HOST_WINDOW = 250
+APART_SPAN = 100
 TEXT_CHARACTERS = 8_000
 
 
@@ -80,7 +82,9 @@ class Merging:
             return 1
         windows = len(prepared.windows)
         spans = 1
-        if self._options.top_k > 1 or self._on_host:
+        if self._options.apart:
+            spans = (windows + self._options.top_k) * APART_SPAN
+        elif self._options.top_k > 1 or self._on_host:
             spans = windows * max(self._n_best_size, self._options.spans_of_a_window)
         text = spans * (len(prepared.context.text) // TEXT_CHARACTERS)
         return windows * (1 + self._on_host * HOST_WINDOW) + spans + text

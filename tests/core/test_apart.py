@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise, product
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -111,6 +112,7 @@ def asked(draw: st.DrawFn) -> tuple[TokenizedContext, list[np.ndarray]]:
     top_k=st.integers(1, 12),
     max_answer_length=st.integers(1, 10),
     n_best_size=st.integers(1, 30),
+    field_bytes=st.sampled_from([0, 200, 2**20]),
 )
 def test_answers_leave_each_other_room(
     question: tuple[TokenizedContext, list[np.ndarray]],
@@ -119,6 +121,7 @@ def test_answers_leave_each_other_room(
     top_k: int,
     max_answer_length: int,
     n_best_size: int,
+    field_bytes: int,
 ) -> None:
     context, logits = question
     options = DecodeOptions(
@@ -129,7 +132,9 @@ def test_answers_leave_each_other_room(
         every_place=True,
         n_best_size=n_best_size,
     )
-    found = [(answer.start, answer.end) for answer in predict(context, logits, options).answers]
+    with mock.patch("electra_qa.apart.FIELD_BYTES", field_bytes):
+        prediction = predict(context, logits, options)
+    found = [(answer.start, answer.end) for answer in prediction.answers]
     assert found == expected(context, logits, options)
 
 
