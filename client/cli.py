@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 from google.protobuf.json_format import MessageToDict
@@ -20,7 +20,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from electra_qa.bundle import BundleError, load_bundle
 from electra_qa.configuration import Effective, effective_elsewhere
@@ -32,10 +31,12 @@ from electra_qa.squad_files import SquadFile
 from electra_qa.terminal import as_json as json_text
 from electra_qa.versions import installed_versions
 
+from .context_files import ContextFiles
 from .errors import ElectraQAError
 from .evaluate import evaluate as run_evaluation
-from .messages import Options, Result
+from .messages import Options
 from .server_options import ServerChoice, server_options
+from .showing import show, show_documents
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -54,74 +55,78 @@ def reported() -> Iterator[None]:
 @click.argument("question")
 @click.option("--context", help="The text to look in.")
 @click.option(
-    "--context-file", type=click.File("rb"), help="A file with it, in UTF-8; - for stdin."
+    "--context-file",
+    "context_files",
+    type=click.Path(exists=True, allow_dash=True),
+    multiple=True,
+    help="A file with it, in UTF-8; - for stdin. May be given several times, and be a folder: the "
+    "best answers over all of the files.",
 )
 @click.option("--top-k", type=int, default=1, show_default=True, help="How many answers to show.")
 @click.option("--max-answer-length", type=int, help="In tokens.")
 @click.option("--null-score-diff-threshold", type=float, help="No answer where it is over this.")
+@click.option(
+    "--max-overlap", type=float, help="The part of it that an answer may share with a better one."
+)
+@click.option("--every-place", is_flag=True, help="An answer for each place of the same text.")
+@click.option(
+    "--answers-per-document", type=int, default=1, show_default=True, help="With several files."
+)
+@click.option("--read-top", type=int, help="Read only so many of the files, chosen by BM25.")
 @click.option("--json", "as_json", is_flag=True, help="The whole response, for machines.")
 @server_options()
 def ask(
     question: str,
     context: str | None,
-    context_file: BinaryIO | None,
+    context_files: tuple[str, ...],
     top_k: int,
     max_answer_length: int | None,
     null_score_diff_threshold: float | None,
+    max_overlap: float | None,
+    every_place: bool,
+    answers_per_document: int,
+    read_top: int | None,
     as_json: bool,
     server: ServerChoice,
 ) -> None:
-    """Ask one QUESTION about a text."""
-    if context is not None and context_file is None:
-        text = context
-    elif context_file is not None and context is None:
-        text = _text_of(context_file)
-    else:
+    """Ask one QUESTION about a text, or about many."""
+    if (context is None) == (not context_files):
         raise click.UsageError("set one of --context and --context-file")
     options: Options = {"top_k": top_k}
     if max_answer_length is not None:
         options["max_answer_length"] = max_answer_length
     if null_score_diff_threshold is not None:
         options["null_score_diff_threshold"] = null_score_diff_threshold
+    if max_overlap is not None:
+        options["max_overlap"] = max_overlap
+    if every_place:
+        options["every_place"] = True
+    files = ContextFiles(context_files)
+    if context is not None or files.is_one_file:
+        text = files.text(files.files[0]) if context is None else context
+        with reported(), server.connect() as client:
+            result = client.answer(question, text, **options)
+        if as_json:
+            click.echo(json_text({"text": result.text} | asdict(result)))
+        else:
+            show(Console(), text, result)
+        return
     with reported(), server.connect() as client:
-        result = client.answer(question, text, **options)
-    if as_json:
-        click.echo(json_text({"text": result.text} | asdict(result)))
-    else:
-        _show(Console(), text, result)
-
-
-def _text_of(file: BinaryIO) -> str:
-    """Every byte of it: answers say where they are in the file, whatever ends its lines."""
-    try:
-        return file.read().decode()
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{file.name} is not UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise click.ClickException(f"{file.name} can't be read: {error.strerror}") from error
-
-
-def _show(console: Console, context: str, result: Result) -> None:
-    console.print(
-        Text(result.text, "bold green")
-        if result.text
-        else Text("The text does not answer the question.", "bold yellow")
-    )
-    for answer in result.answers:
-        before = context[max(0, answer.start - 60) : answer.start]
-        after = context[answer.end : answer.end + 60]
-        line = Text(f"{answer.score:6.3f}  ", "cyan")
-        line.append(("…" if answer.start > 60 else "") + before)
-        line.append(answer.text, "bold reverse")
-        line.append(after + ("…" if answer.end + 60 < len(context) else ""))
-        console.print(line)
-    console.print(
-        Text(
-            f"null_score_diff {result.null_score_diff:.3f}, {result.windows} windows, "
-            f"{result.queue_ms:.1f} ms in the queue, {result.engine_ms:.1f} ms in the engine",
-            "dim",
+        found = client.answer_documents(
+            question,
+            files.documents(lambda why: click.echo(why, err=True)),
+            answers_per_document=answers_per_document,
+            read_top=read_top,
+            **options,
         )
-    )
+    if as_json:
+        failures = [
+            {"document": one.document, "id": one.id, "error": str(one.error)}
+            for one in found.failures
+        ]
+        click.echo(json_text({"text": found.text} | asdict(found) | {"failures": failures}))
+    else:
+        show_documents(Console(), found, files.text)
 
 
 @click.command("eval")

@@ -54,6 +54,54 @@ def test_ask_reads_a_context_from_standard_input(server: PrivateServer) -> None:
     assert run(*arguments, input="Rome was founded by Romulus.").stdout.startswith("Romulus\n")
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    texts = {
+        "france.txt": "Paris is the capital of France.",
+        "italy/rome.txt": "Rome was founded\nby Romulus, says the legend.",
+        "italy/.hidden": "Rome was founded by Remus.",
+        "weather.txt": "It rained all week.",
+        "empty.txt": "",
+    }
+    for name, text in texts.items():
+        file = tmp_path / "texts" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    (tmp_path / "texts" / "latin-1.txt").write_bytes("Gr\u00fcnder".encode("latin-1"))
+    return tmp_path / "texts"
+
+
+def test_ask_takes_a_folder(server: PrivateServer, folder: Path) -> None:
+    arguments = ["ask", "Who founded Rome?", "--context-file", str(folder), "--top-k", "3"]
+    arguments += ["--address", server.address]
+    shown = CliRunner().invoke(main, arguments)
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "Romulus"
+    assert "Rome was founded by Romulus" in lines[1]
+    assert "latin-1.txt is not UTF-8" in shown.stderr
+    assert "3 of 4 texts read, 1 could not be" in shown.stdout
+    for_machines = CliRunner().invoke(main, [*arguments, "--json", "--read-top", "1"])
+    found = json.loads(for_machines.stdout)
+    assert found["text"] == "Romulus"
+    assert (found["documents"], found["documents_read"]) == (4, 1)
+    assert [one["id"] for one in found["answers"]] == [str(folder / "italy" / "rome.txt")]
+
+
+def test_ask_takes_several_files_and_standard_input(server: PrivateServer, folder: Path) -> None:
+    arguments = ["ask", "Who founded Rome?", "--address", server.address, "--json"]
+    arguments += ["--context-file", str(folder / "france.txt"), "--context-file", "-"]
+    result = CliRunner().invoke(main, arguments, input="Rome was founded by Romulus.")
+    found = json.loads(result.stdout)
+    assert (found["text"], found["answers"][0]["id"]) == ("Romulus", "-")
+    # One that was named and can't be read is an error.
+    wrong = CliRunner().invoke(
+        main, [*arguments, "--context-file", str(folder / "latin-1.txt")], input="Rome"
+    )
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert "latin-1.txt is not UTF-8 (byte 2)" in wrong.stderr
+
+
 def test_ask_says_that_there_is_no_answer(server: PrivateServer) -> None:
     arguments = ["ask", "Who founded Rome?", "--context", "It rained all day."]
     output = run(*arguments, "--address", server.address).stdout
