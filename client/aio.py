@@ -40,6 +40,7 @@ from .messages import (
     Outcome,
     Question,
     Result,
+    StreamMessages,
     batch_message,
     check_sizes,
     options_message,
@@ -47,7 +48,6 @@ from .messages import (
     question_of,
     request_message,
     result,
-    stream_messages,
 )
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
@@ -326,9 +326,9 @@ class AsyncClient:
         seconds = grpc_timeout(seconds_of(timeout))
 
         async def requests() -> AsyncIterator[pb.AnswerStreamRequest]:
-            async for question in questions:
-                for message in stream_messages([question], options):
-                    yield message
+            messages = StreamMessages(options)
+            async for id_, given in questions:
+                yield messages.of(id_, given)
 
         source = _Source(requests())
         call = self._stub.AnswerStream(

@@ -141,14 +141,30 @@ def batch_message(questions: Iterable[Question], options: Options) -> pb.AnswerB
     return message
 
 
+class StreamMessages:
+    """Makes them one by one: a context that is that of the question before isn't sent again."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._context: str | None = None
+
+    def of(self, id_: str, given: object) -> pb.AnswerStreamRequest:
+        question, context = question_of(given)
+        same = context == self._context
+        self._context = context
+        return pb.AnswerStreamRequest(
+            id=check_text("id", id_),
+            request=request_message(question, "" if same else context, self._options),
+            same_context=same,
+        )
+
+
 def stream_messages(
     questions: Iterable[tuple[str, tuple[str, str]]], options: Options
 ) -> Iterator[pb.AnswerStreamRequest]:
+    messages = StreamMessages(options)
     for id_, given in questions:
-        question, context = question_of(given)
-        yield pb.AnswerStreamRequest(
-            id=check_text("id", id_), request=request_message(question, context, options)
-        )
+        yield messages.of(id_, given)
 
 
 def result(response: pb.AnswerResponse) -> Result:

@@ -124,8 +124,9 @@ def make_windows(
     (`token_is_max_context`); without it, at any context token.
     """
     question = question_ids[: settings.max_query_length]
-    parts = _parts(len(context_ids), settings.capacity(len(question)), settings.doc_stride)
-    starts = _max_context_ranges(parts) if max_context else [(0, length) for _, length in parts]
+    parts, starts = _cut(
+        len(context_ids), settings.capacity(len(question)), settings.doc_stride, max_context
+    )
     context_start = len(question) + settings.special_tokens - 1
     windows = []
     for (offset, length), (first, end) in zip(parts, starts, strict=True):
@@ -146,6 +147,17 @@ def make_windows(
             )
         )
     return windows
+
+
+# Questions about one text are cut alike, where they are of the same length.
+@lru_cache(maxsize=32)
+def _cut(
+    tokens: int, capacity: int, doc_stride: int, max_context: bool
+) -> tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]]]:
+    """(offset, length) of each window's part, and [first, end) in it where an answer may start."""
+    parts = _parts(tokens, capacity, doc_stride)
+    starts = _max_context_ranges(parts) if max_context else [(0, length) for _, length in parts]
+    return parts, starts
 
 
 def count_windows(context_tokens: int, capacity: int, doc_stride: int) -> int:

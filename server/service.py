@@ -31,6 +31,7 @@ from .models import Models
 from .options import QuestionOptions
 from .settings import ServerSettings
 from .slices import in_slices
+from .stream_contexts import StreamContexts
 from .streams import responses
 from .waiting import Waiting
 
@@ -61,9 +62,8 @@ class QuestionAnsweringService:
 
     async def answer(self, raw: bytes, context: Context) -> pb.AnswerResponse:
         with self._calls.open():
-            return await self._answer(
-                await parsed(partial(parse, pb.AnswerRequest), raw), deadline(context)
-            )
+            request = await parsed(partial(parse, pb.AnswerRequest), raw)
+            return await self._answer(request, request.context, deadline(context))
 
     async def answer_batch(self, raw: bytes, context: Context) -> bytes:
         with self._calls.open():
@@ -90,7 +90,9 @@ class QuestionAnsweringService:
         self, raws: AsyncIterator[bytes], context: Context
     ) -> AsyncGenerator[pb.AnswerStreamResponse]:
         """Reads on while at most `max_stream_questions` are under way."""
-        respond = partial(self._stream_response, deadline=deadline(context))
+        respond = partial(
+            self._stream_response, contexts=StreamContexts(), deadline=deadline(context)
+        )
         limit = self._settings.max_stream_questions
         return responses(raws, respond, self._calls, limit=limit, in_order=False)
 
@@ -136,20 +138,27 @@ class QuestionAnsweringService:
             device=model.device,
         )
 
-    async def _answer(self, request: pb.AnswerRequest, deadline: float | None) -> pb.AnswerResponse:
+    async def _answer(
+        self, request: pb.AnswerRequest, context: str, deadline: float | None
+    ) -> pb.AnswerResponse:
         with self._models.current as model:
             answered = await model.answerer.answer(
-                request.question, request.context, _options(request, model), deadline
+                request.question, context, _options(request, model), deadline
             )
         return response(answered, model.version)
 
-    async def _stream_response(self, raw: bytes, deadline: float | None) -> pb.AnswerStreamResponse:
+    async def _stream_response(
+        self, raw: bytes, contexts: StreamContexts, deadline: float | None
+    ) -> pb.AnswerStreamResponse:
         id_ = ""
+        turn = contexts.turn()
         try:
-            request = await parsed(partial(parse, pb.AnswerStreamRequest), raw)
-            id_ = request.id
+            with turn:
+                request = await parsed(partial(parse, pb.AnswerStreamRequest), raw)
+                id_ = request.id
+                text = await turn.context(request)
             with self._calls.holding(raw):
-                answered = await self._answer(request.request, deadline)
+                answered = await self._answer(request.request, text, deadline)
             return pb.AnswerStreamResponse(id=id_, result=pb.Result(response=answered))
         except RequestError as error:
             return pb.AnswerStreamResponse(id=id_, result=pb.Result(failure=failure(error)))

@@ -402,8 +402,11 @@ class AnswerStreamRequest(google.protobuf.message.Message):
 
     ID_FIELD_NUMBER: builtins.int
     REQUEST_FIELD_NUMBER: builtins.int
+    SAME_CONTEXT_FIELD_NUMBER: builtins.int
     id: builtins.str
     """The caller's own; comes back with the answer."""
+    same_context: builtins.bool
+    """The context is that of the message before, and request.context is empty."""
     @property
     def request(self) -> Global___AnswerRequest: ...
     def __init__(
@@ -411,9 +414,10 @@ class AnswerStreamRequest(google.protobuf.message.Message):
         *,
         id: builtins.str = ...,
         request: Global___AnswerRequest | None = ...,
+        same_context: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["request", b"request"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["id", b"id", "request", b"request"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "request", b"request", "same_context", b"same_context"]) -> None: ...
 
 Global___AnswerStreamRequest: typing_extensions.TypeAlias = AnswerStreamRequest
 

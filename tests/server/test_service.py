@@ -427,5 +427,6 @@ def test_the_client_has_the_servers_surface() -> None:
     methods = {
         method.name for method in pb.DESCRIPTOR.services_by_name["QuestionAnswering"].methods
     }
-    assert methods == {"Answer", "AnswerBatch", "AnswerStream", "GetInfo"}
-    assert {"answer", "answer_batch", "answer_stream", "info"} <= set(dir(AsyncClient))
+    assert methods == {"Answer", "AnswerBatch", "AnswerDocuments", "AnswerStream", "GetInfo"}
+    surface = {"answer", "answer_batch", "answer_documents", "answer_stream", "info"}
+    assert surface <= set(dir(AsyncClient))
