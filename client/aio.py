@@ -42,6 +42,7 @@ from .messages import (
     result,
     stream_messages,
 )
+from .stream_end import Responses
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
 
@@ -294,12 +295,12 @@ class AsyncClient:
         call = self._stub.AnswerStream(
             requests(), timeout=seconds, metadata=with_trace(self._metadata)
         )
-        responses = aiter(call)
+        responses = Responses(call)
         try:
             while True:
                 try:
                     with self._failures():
-                        response = await anext(responses)
+                        response = await responses.next()
                 except StopAsyncIteration:
                     return
                 except (ElectraQAError, asyncio.CancelledError):
