@@ -15,6 +15,10 @@ import pytest
 
 from electra_qa.bundle import Bundle, write_bundle
 
+from .report import Figures, write
+
+REPORT = Path(__file__).parents[2] / "build" / "chaos"
+
 
 @pytest.fixture(scope="session")
 def tiny_bundle(
@@ -72,3 +76,18 @@ def server(folder: Path, *arguments: str, program: str | None = None) -> Iterato
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def _report() -> Iterator[list[Figures]]:
+    figures: list[Figures] = []
+    yield figures
+    write(figures, REPORT)
+
+
+@pytest.fixture
+def figures(_report: list[Figures], request: pytest.FixtureRequest) -> Figures:
+    """Those of one test, for the report."""
+    made = Figures(request.node.name)
+    _report.append(made)
+    return made
