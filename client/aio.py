@@ -43,6 +43,7 @@ from .messages import (
     stream_messages,
 )
 from .stream_end import Responses
+from .took import Took
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
 
@@ -51,11 +52,11 @@ BatchCall = grpc.aio.UnaryUnaryCall[pb.AnswerBatchRequest, pb.AnswerBatchRespons
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """An AnswerBatch under way. began: by the event loop's clock, in seconds."""
+    """An AnswerBatch under way."""
 
     questions: Sequence[Question]
     request: pb.AnswerBatchRequest
-    began: float
+    took: Took
     future: BatchCall
 
 
@@ -232,7 +233,8 @@ class AsyncClient:
     def _begin(
         self, batch: Sequence[Question], request: pb.AnswerBatchRequest, seconds: float
     ) -> _Call:
-        return _Call(batch, request, self._loop.time(), self._call(request, seconds))
+        call = self._call(request, seconds)
+        return _Call(batch, request, Took.of(call, self._loop.time), call)
 
     def _call(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
         self._check()
@@ -252,7 +254,7 @@ class AsyncClient:
                 again = asked_again(outcomes)
                 break
             except ElectraQAError as failure:
-                if is_too_large(failure, clock() - call.began, seconds):
+                if is_too_large(failure, call.took.seconds(), seconds):
                     outcomes = [failure] * len(call.questions)
                     again = halves(range(len(outcomes)))
                     break

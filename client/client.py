@@ -42,6 +42,7 @@ from .messages import (
     result,
     stream_messages,
 )
+from .took import Took
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .tracing import with_trace
 
@@ -234,7 +235,7 @@ class Client:
             future = self._open().questions.AnswerBatch.future(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
-        return _Call(batch, request, time.monotonic(), future)
+        return _Call(batch, request, Took.of(future, time.monotonic), future)
 
     def _outcomes(self, call: _Call, options: Options, seconds: float) -> list[Outcome]:
         """Of one call and of those that it takes to ask again what was too much for it."""
@@ -246,7 +247,7 @@ class Client:
                 again = asked_again(outcomes)
                 break
             except ElectraQAError as failure:
-                if is_too_large(failure, time.monotonic() - call.began, seconds):
+                if is_too_large(failure, call.took.seconds(), seconds):
                     outcomes = [failure] * len(call.questions)
                     again = halves(range(len(outcomes)))
                     break
@@ -299,11 +300,11 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """An AnswerBatch under way. began: by the monotonic clock, in seconds."""
+    """An AnswerBatch under way."""
 
     questions: Sequence[Question]
     request: pb.AnswerBatchRequest
-    began: float
+    took: Took
     future: grpc.Future[pb.AnswerBatchResponse]
 
 

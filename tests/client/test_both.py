@@ -109,6 +109,29 @@ class Absent(pb_grpc.QuestionAnsweringServicer):
         yield
 
 
+class Stopping(pb_grpc.QuestionAnsweringServicer):
+    """As gRPC's server does while it stops, for so many calls."""
+
+    def __init__(self, calls: int) -> None:
+        self._left = calls
+
+    def Answer(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
+        self._left -= 1
+        if self._left >= 0:
+            context.abort(grpc.StatusCode.CANCELLED, "")
+        return pb.AnswerResponse(windows=1)
+
+
+async def test_what_a_server_cancels_is_tried_again(make: Make) -> None:
+    with served(Stopping(2)) as address:
+        async with make(address) as client:
+            assert (await client.answer(*FOUNDED)).windows == 1
+    with served(Stopping(100)) as address:
+        async with make(address) as client:
+            with pytest.raises(UnavailableError):
+                await client.answer(*FOUNDED)
+
+
 async def test_calls_are_tried_again_and_streams_are_not(make: Make) -> None:
     """gRPC would now and then never end one that it may try again, where the server dies."""
     servicer = Absent()

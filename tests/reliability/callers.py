@@ -189,6 +189,8 @@ KINDS = [
     Kind(infer, 3),
     Kind(infer_stream, 5),
 ]
+# Without our client's retries.
+RAW = {kind.ask.__name__ for kind in KINDS[-3:]}
 
 
 @dataclass(slots=True)

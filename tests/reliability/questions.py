@@ -11,7 +11,7 @@ from electra_qa.client import Client
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .conftest import server
+from .serving import server
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend. "
 # Some share a context; of one window and of many.
@@ -30,7 +30,6 @@ def answer(response: pb.AnswerResponse) -> Answer:
 
 def expected(bundle: Bundle, folder: Path, *options: str) -> list[Answer]:
     """Asked one by one, of a server that does nothing else."""
-    folder.mkdir()
     address = f"unix:{folder}/socket"
     with server(folder, "--bundle", str(bundle.path), "--address", address, *options):
         with Client(address) as client:

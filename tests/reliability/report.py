@@ -16,7 +16,7 @@ from pathlib import Path
 from .sampler import Sample
 
 # Of each test under load. `make chaos` has more.
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "7"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "5"))
 SAMPLER = Path(__file__).with_name("sampler.py")
 
 

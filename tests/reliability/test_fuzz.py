@@ -15,10 +15,10 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import open_inference_grpc_pb2 as oip
 from electra_qa.server.handlers import INTERNAL_ERROR
 
-from .conftest import server
 from .corpus import METHODS, seeds
 from .mutations import requests
 from .report import SECONDS, Figures, grown_mb, more
+from .serving import server
 
 Code = grpc.StatusCode
 FORESEEN = {

@@ -18,9 +18,9 @@ from electra_qa.client import (
     Result,
 )
 
-from .conftest import server
-from .questions import QUESTIONS, Answer, expected
+from .questions import QUESTIONS
 from .report import SECONDS, Figures
+from .serving import server
 
 # An engine with a speed of its own, so that the machine's does not matter: two windows in 20 ms.
 SLOW = """
@@ -43,20 +43,21 @@ TIMES = (2, 5)
 # Of one window each.
 SHORT = [number for number in range(len(QUESTIONS)) if number % 4 == 0]
 TIMEOUT_S = 0.5
+# The null engine's answer to all of them.
+FIRST_TOKEN = ("Rome", 0, 4)
 
 
 class Overload:
-    def __init__(self, client: AsyncClient, right: list[Answer]) -> None:
+    def __init__(self, client: AsyncClient) -> None:
         self.client = client
-        self.right = right
         self.counts: Counter[str] = Counter()
         self.bad: list[object] = []
 
-    def judge(self, number: int, outcome: Result | ElectraQAError, timeout: float | None) -> None:
+    def judge(self, outcome: Result | ElectraQAError, timeout: float | None) -> None:
         self.counts["asked"] += 1
         if isinstance(outcome, Result):
             best = outcome.answers[0]
-            if (best.text, best.start, best.end) == self.right[number]:
+            if (best.text, best.start, best.end) == FIRST_TOKEN:
                 self.counts["answered"] += 1
                 return
         elif isinstance(outcome, ResourceExhaustedError) and outcome.retry_after_s is not None:
@@ -74,7 +75,7 @@ class Overload:
             )
         except ElectraQAError as error:
             outcome = error
-        self.judge(number, outcome, timeout)
+        self.judge(outcome, timeout)
 
     async def batch(self, numbers: list[int]) -> None:
         outcomes: list[Result | ElectraQAError]
@@ -82,18 +83,17 @@ class Overload:
             outcomes = await self.client.answer_batch([QUESTIONS[number] for number in numbers])
         except ElectraQAError as error:
             outcomes = [error] * len(numbers)
-        for number, outcome in zip(numbers, outcomes, strict=True):
-            self.judge(number, outcome, None)
+        assert len(outcomes) == len(numbers)
+        for outcome in outcomes:
+            self.judge(outcome, None)
 
     async def many(self, stop: asyncio.Event) -> None:
         """The patient one has its answers in the end."""
         while not stop.is_set():
             pairs = [QUESTIONS[number] for number in SHORT]
-            place = 0
             async for outcome in self.client.answer_many(pairs, batch_size=2, concurrency=2):
-                self.judge(SHORT[place], outcome, None)
+                self.judge(outcome, None)
                 assert isinstance(outcome, Result), outcome
-                place += 1
 
     async def offer(self, rate: float, seconds: float) -> None:
         """In time, whatever becomes of those before."""
@@ -117,7 +117,6 @@ class Overload:
 async def test_what_there_is_no_room_for_is_refused_with_a_time_to_come_back(
     tiny_bundle: Bundle, tmp_path: Path, figures: Figures
 ) -> None:
-    right = await asyncio.to_thread(expected, tiny_bundle, tmp_path / "one", "--engine", "null")
     address = f"unix:{tmp_path}/socket"
     options = ["--bundle", str(tiny_bundle.path), "--address", address, "--engine", "null"]
     options += ["--max-batch-tokens", "64", "--max-queue-tokens", "4000"]
@@ -125,7 +124,7 @@ async def test_what_there_is_no_room_for_is_refused_with_a_time_to_come_back(
     with server(tmp_path, *options, program=SLOW) as serving:
         async with AsyncClient(address) as client:
             await client.wait_until_ready(60)
-            overload, stop = Overload(client, right), asyncio.Event()
+            overload, stop = Overload(client), asyncio.Event()
             with figures.timed(), figures.sampling(serving.process.pid, address) as samples:
                 patient = asyncio.create_task(overload.many(stop))
                 for times in TIMES:
