@@ -43,8 +43,8 @@ from .messages import (
     stream_messages,
 )
 from .stream_end import Responses
-from .took import Took
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
+from .took import Took
 from .tracing import with_trace
 
 BatchCall = grpc.aio.UnaryUnaryCall[pb.AnswerBatchRequest, pb.AnswerBatchResponse]
@@ -234,7 +234,7 @@ class AsyncClient:
         self, batch: Sequence[Question], request: pb.AnswerBatchRequest, seconds: float
     ) -> _Call:
         call = self._call(request, seconds)
-        return _Call(batch, request, Took.of(call, self._loop.time), call)
+        return _Call(batch, request, Took(call, self._loop.time), call)
 
     def _call(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
         self._check()

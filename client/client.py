@@ -42,8 +42,8 @@ from .messages import (
     result,
     stream_messages,
 )
-from .took import Took
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
+from .took import Took
 from .tracing import with_trace
 
 # Connections of a parent, in its forked child: closing one there could wait for ever.
@@ -235,7 +235,7 @@ class Client:
             future = self._open().questions.AnswerBatch.future(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
-        return _Call(batch, request, Took.of(future, time.monotonic), future)
+        return _Call(batch, request, Took(future, time.monotonic), future)
 
     def _outcomes(self, call: _Call, options: Options, seconds: float) -> list[Outcome]:
         """Of one call and of those that it takes to ask again what was too much for it."""

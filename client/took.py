@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 
 class Took:
-    """Of one call, from when this is made."""
+    """Of a `grpc.Future` or a call of grpc.aio that has just begun. clock: in seconds."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """clock: in seconds."""
+    def __init__(self, call: Any, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._began = clock()
         self._ended: float | None = None
+        call.add_done_callback(self.end)
 
-    @classmethod
-    def of(cls, call: Any, clock: Callable[[], float]) -> Self:
-        """Of a `grpc.Future` or a call of grpc.aio, which has just begun."""
-        took = cls(clock)
-        call.add_done_callback(took.end)
-        return took
-
-    def end(self, _: object = None) -> None:
+    def end(self, _: object) -> None:
+        """The call's done callback."""
         self._ended = self._clock()
 
     def seconds(self) -> float:
