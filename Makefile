@@ -10,7 +10,10 @@ SQUAD ?= ../shared/squad
 # writes them beside it. Without them it has none.
 HELD_OUT ?=
 
-.PHONY: demo test lint wheel proto bundle docs
+# Of each of the four tests under load, in seconds.
+CHAOS_SECONDS ?= 270
+
+.PHONY: demo test chaos lint wheel proto bundle docs
 
 ## demo: set up, serve the default bundle, ask, and evaluate (DATA=dev-v2.0.json for a file of yours)
 demo: $(VENV)/.server
@@ -19,6 +22,11 @@ demo: $(VENV)/.server
 ## test: set up and pass the tests
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+## chaos: the tests of tests/reliability for twenty minutes; their figures in build/chaos/report.md
+chaos: $(VENV)/.dev
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest tests/reliability
+	cat build/chaos/report.md
 
 ## lint: style and types
 lint: $(VENV)/.dev

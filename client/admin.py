@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import grpc
 
+from electra_qa.channels import keepalive
 from electra_qa.credentials import Credentials
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import AdminStub
@@ -24,7 +25,7 @@ from .timeouts import Seconds, grpc_timeout, seconds_of
 )
 def reload(address: str, timeout: float) -> None:
     """Have a server load its bundle anew, and wait until it serves from it and from no other."""
-    with Credentials().open_channel(address, ()) as channel:
+    with Credentials().open_channel(address, keepalive()) as channel:
         try:
             response = AdminStub(channel).Reload(
                 pb.ReloadRequest(), timeout=grpc_timeout(seconds_of(timeout))

@@ -49,7 +49,9 @@ from .messages import (
     request_message,
     result,
 )
+from .stream_end import Responses
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
+from .took import Took
 from .tracing import with_trace
 
 Message = TypeVar("Message")
@@ -58,11 +60,11 @@ BatchCall = grpc.aio.UnaryUnaryCall[pb.AnswerBatchRequest, pb.AnswerBatchRespons
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """An AnswerBatch under way. began: by the event loop's clock, in seconds."""
+    """An AnswerBatch under way."""
 
     questions: Sequence[Question]
     request: pb.AnswerBatchRequest
-    began: float
+    took: Took
     future: BatchCall
 
 
@@ -239,7 +241,8 @@ class AsyncClient:
     def _begin(
         self, batch: Sequence[Question], request: pb.AnswerBatchRequest, seconds: float
     ) -> _Call:
-        return _Call(batch, request, self._loop.time(), self._call(request, seconds))
+        call = self._call(request, seconds)
+        return _Call(batch, request, Took(call, self._loop.time), call)
 
     def _call(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
         self._check()
@@ -259,7 +262,7 @@ class AsyncClient:
                 again = asked_again(outcomes)
                 break
             except ElectraQAError as failure:
-                if is_too_large(failure, clock() - call.began, seconds):
+                if is_too_large(failure, call.took.seconds(), seconds):
                     outcomes = [failure] * len(call.questions)
                     again = halves(range(len(outcomes)))
                     break
@@ -334,12 +337,12 @@ class AsyncClient:
         call = self._stub.AnswerStream(
             source.messages(), timeout=seconds, metadata=with_trace(self._metadata)
         )
-        responses = aiter(call)
+        responses = Responses(call)
         try:
             while True:
                 try:
                     with self._failures():
-                        response = await anext(responses)
+                        response = await responses.next()
                 except StopAsyncIteration:
                     return
                 except (ElectraQAError, asyncio.CancelledError):

@@ -50,6 +50,7 @@ from .messages import (
     stream_messages,
 )
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
+from .took import Took
 from .tracing import with_trace
 
 Message = TypeVar("Message")
@@ -243,7 +244,7 @@ class Client:
             future = self._open().questions.AnswerBatch.future(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
-        return _Call(batch, request, time.monotonic(), future)
+        return _Call(batch, request, Took(future, time.monotonic), future)
 
     def _outcomes(self, call: _Call, options: Options, seconds: float) -> list[Outcome]:
         """Of one call and of those that it takes to ask again what was too much for it."""
@@ -255,7 +256,7 @@ class Client:
                 again = asked_again(outcomes)
                 break
             except ElectraQAError as failure:
-                if is_too_large(failure, time.monotonic() - call.began, seconds):
+                if is_too_large(failure, call.took.seconds(), seconds):
                     outcomes = [failure] * len(call.questions)
                     again = halves(range(len(outcomes)))
                     break
@@ -353,11 +354,11 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """An AnswerBatch under way. began: by the monotonic clock, in seconds."""
+    """An AnswerBatch under way."""
 
     questions: Sequence[Question]
     request: pb.AnswerBatchRequest
-    began: float
+    took: Took
     future: grpc.Future[pb.AnswerBatchResponse]
 
 

@@ -124,8 +124,8 @@ def asked_again(outcomes: Sequence[Outcome]) -> list[list[int]]:
 def is_too_large(failure: ElectraQAError, after: float, timeout: float) -> bool:
     """Whether a call was refused for what it holds: it would be refused again.
 
-    after, timeout: when it failed, and the call's own, in seconds. A deadline that is far from over
-    was refused because so much work can't be done by then.
+    after: how long after its begin it failed. timeout: the call's own. Both in seconds. A deadline
+    that is far from over was refused because so much work can't be done by then.
     """
     if isinstance(failure, ResourceExhaustedError):
         return failure.retry_after_s is None

@@ -72,6 +72,8 @@ _CLASSES: dict[grpc.StatusCode, type[ElectraQAError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    # By the server: what is cancelled here is no error of a call.
+    grpc.StatusCode.CANCELLED: UnavailableError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.INTERNAL: InternalError,
 }

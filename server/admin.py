@@ -18,9 +18,11 @@ from electra_qa.addresses import is_local
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
+from .channel_options import channel_options
 from .errors import ReloadError, StartError
 from .listen import listen
 from .models import Models
+from .settings import ServerSettings
 from .sockets import claimed
 
 log = logging.getLogger(__name__)
@@ -46,8 +48,9 @@ class AdminService(pb_grpc.AdminServicer):
 
 
 @asynccontextmanager
-async def administered(models: Models, address: str | None) -> AsyncIterator[None]:
-    """Serve `Admin` inside the block; None for nowhere. Raises StartError."""
+async def administered(models: Models, settings: ServerSettings) -> AsyncIterator[None]:
+    """Serve `Admin` inside the block, at `admin_address`. Raises StartError."""
+    address = settings.admin_address
     if address is None:
         yield
         return
@@ -56,7 +59,7 @@ async def administered(models: Models, address: str | None) -> AsyncIterator[Non
             f"admin_address must be unix:/PATH or a loopback address, got {address}: whoever "
             "reaches it may reload"
         )
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=channel_options(settings))
     pb_grpc.add_AdminServicer_to_server(AdminService(models), server)
     with claimed(address):
         listen(server.add_insecure_port, address)

@@ -33,7 +33,7 @@ from electra_qa.windows import Window, WindowBatch
 
 from .errors import DeadlineError, EngineFailedError, OverloadedError, RequestError
 from .metrics import Metrics
-from .rate import Rate
+from .rate import Rate, Work
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class _Entry:
 class _Batch:
     length: int
     entries: list[_Entry]
-    tokens: int
+    work: Work
     dispatched_at: float
 
 
@@ -152,8 +152,11 @@ class Batcher:
         self._waiting: dict[int, list[tuple[int, int, _Entry]]] = {}
         self._sequence = 0
         self._queued_tokens = 0
-        self._queued_by_turn: Counter[int] = Counter()
-        self._running_tokens = 0
+        self._queued_windows = 0
+        # By turn, in steps of TURN_STEP.
+        self._tokens_by_turn: Counter[int] = Counter()
+        self._windows_by_turn: Counter[int] = Counter()
+        self._running = Work()
         self._dispatched_tokens = 0
         self._dispatch_is_due = False
         metrics.queues.append(self._waiting_tokens)
@@ -174,7 +177,9 @@ class Batcher:
             raise OverloadedError(
                 f"the queue is full: {self._queued_tokens} tokens wait, "
                 f"max_queue_tokens is {self._max_queue_tokens}; try again later",
-                retry_delay_s=self._rate.seconds(self._queued_tokens - self._max_queue_tokens / 2),
+                # Until it is half empty.
+                retry_delay_s=self._rate.seconds(Work(self._queued_tokens, self._queued_windows))
+                * (1 - self._max_queue_tokens / 2 / self._queued_tokens),
             )
 
     def submit(
@@ -223,22 +228,24 @@ class Batcher:
     def _check_deadline(self, deadline: float | None, entries: Sequence[_Entry]) -> None:
         if deadline is None or not entries:
             return
-        own = sum(entry.window.length for entry in entries)
+        own = Work(sum(entry.window.length for entry in entries), len(entries))
         time_left = max(0.0, deadline - self._loop.time())
-        everything = self._running_tokens + self._queued_tokens + own
+        everything = self._running + Work(self._queued_tokens, self._queued_windows) + own
         if self._rate.seconds(everything) <= time_left * DEADLINE_SHARE:
             return
         last_turn = entries[-1].turn // TURN_STEP
-        ahead = self._running_tokens + sum(
-            tokens for turn, tokens in self._queued_by_turn.items() if turn <= last_turn
+        ahead = self._running + Work(
+            sum(n for turn, n in self._tokens_by_turn.items() if turn <= last_turn),
+            sum(n for turn, n in self._windows_by_turn.items() if turn <= last_turn),
         )
-        seconds = self._rate.seconds(ahead + own)
+        until_done = ahead + own
+        seconds = self._rate.seconds(until_done)
         if seconds <= time_left * DEADLINE_SHARE:
             return
         self._metrics.rejections.labels("deadline").inc()
         late = (
-            f"the deadline can't be met: it is in {time_left * 1e3:.0f} ms, and {ahead + own} "
-            f"tokens take about {seconds * 1e3:.0f} ms at present"
+            f"the deadline can't be met: it is in {time_left * 1e3:.0f} ms, and "
+            f"{until_done.tokens} tokens take about {seconds * 1e3:.0f} ms at present"
         )
         if self._rate.seconds(own) > time_left * DEADLINE_SHARE:
             raise DeadlineError(late)
@@ -249,7 +256,7 @@ class Batcher:
         heap = self._waiting.setdefault(length, [])
         heapq.heappush(heap, (entry.turn, self._sequence, entry))
         self._sequence += 1
-        self._count_waiting(entry, entry.window.length)
+        self._count_waiting(entry, 1)
 
     def _forget(self, entries: Sequence[_Entry]) -> None:
         """What still waits of a call that ended waits no longer; the heaps drop it later."""
@@ -259,14 +266,17 @@ class Batcher:
 
     def _leave(self, entry: _Entry) -> None:
         entry.waiting = False
-        self._count_waiting(entry, -entry.window.length)
+        self._count_waiting(entry, -1)
 
-    def _count_waiting(self, entry: _Entry, tokens: int) -> None:
+    def _count_waiting(self, entry: _Entry, sign: int) -> None:
+        tokens = sign * entry.window.length
         self._queued_tokens += tokens
+        self._queued_windows += sign
         turn = entry.turn // TURN_STEP
-        self._queued_by_turn[turn] += tokens
-        if not self._queued_by_turn[turn]:
-            del self._queued_by_turn[turn]
+        self._tokens_by_turn[turn] += tokens
+        self._windows_by_turn[turn] += sign
+        if not self._windows_by_turn[turn]:
+            del self._tokens_by_turn[turn], self._windows_by_turn[turn]
 
     def _dispatch_soon(self) -> None:
         """After what is ready to run now: callers that came together ride together."""
@@ -289,9 +299,10 @@ class Batcher:
                     question.started_at = now
                     self._metrics.queue_seconds.observe(now - question.call.queued_at)
             self._dispatched_tokens += tokens
-            self._running_tokens += tokens
+            work = Work(tokens, len(entries))
+            self._running += work
             self._metrics.batch_dispatched(length, len(entries), tokens)
-            self._work.put(_Batch(length, entries, tokens, now))
+            self._work.put(_Batch(length, entries, work, now))
 
     def _choose(self, now: float) -> tuple[int, list[_Entry]] | None:
         """The length and the windows of the next batch; None where nothing waits."""
@@ -350,10 +361,10 @@ class Batcher:
         now = self._loop.time()
         busy = now - max(batch.dispatched_at, self._last_finish)
         self._last_finish = now
-        self._rate.add(batch.tokens, busy)
+        self._rate.add(batch.work, busy)
         self._metrics.engine_busy_seconds.inc(busy)
         self._metrics.engine_seconds.observe(now - batch.dispatched_at)
-        self._running_tokens -= batch.tokens
+        self._running -= batch.work
         self._free_slots += 1
         self._dispatch_soon()
         if isinstance(decoded, Exception):

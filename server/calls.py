@@ -15,9 +15,10 @@ END = object()
 
 # When to try again with a request that there was no room for, in seconds.
 INFLIGHT_DELAY_S = 0.5
-# When no late call has come for so long, in seconds, none is on its way; and how long it may take.
-QUIET_S = 0.05
-UNQUIET_S = 1.0
+# When no late call has come for so long, in seconds, none is on its way: callers take their time on
+# a machine that is loaded. And how long it may take.
+QUIET_S = 0.25
+UNQUIET_S = 2.0
 
 
 class Calls:

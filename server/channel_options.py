@@ -35,6 +35,8 @@ def _keep_alive(settings: ServerSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_time_s)),
         ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout_s)),
+        # Of gRPC's own pings, which a ping of keepalive waits for: else a minute.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout_s)),
         # Without this a client may ping an idle connection once in two hours, and is cut off with
         # too_many_pings if it does so more often.
         ("grpc.keepalive_permit_without_calls", 1),

@@ -111,7 +111,7 @@ async def started(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
         stack.enter_context(exposed(metrics, settings.metrics_address))
-        await stack.enter_async_context(administered(models, settings.admin_address))
+        await stack.enter_async_context(administered(models, settings))
         stack.enter_context(claimed(settings.address))
         address = listen(partial(security.add_port, server), settings.address)
         await server.start()

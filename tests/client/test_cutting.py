@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +21,7 @@ from electra_qa.private import ServerProcess
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
-from .conftest import Make, served
+from .conftest import Blocking, Make, served
 
 CLAUSES = " ".join(
     f"Clause {n} says that the tenant of flat {n} pays 2{n} pounds on day {n % 28 + 1} of every "
@@ -208,6 +210,26 @@ async def test_what_is_refused_all_the_same_is_asked_in_smaller_calls(
         answered = await outcomes(make, address, pairs, batch_size=10)
     assert [one.text for one in answered] == [str(n) for n in range(23)]
     assert max(servicer.sizes) == 10
+
+
+async def test_a_refusal_counts_from_when_it_came(make: Make) -> None:
+    """Not from when somebody looks: a caller may take its time with the answers before."""
+    pairs = [(str(n), "A text.") for n in range(8)]
+    how = {"batch_size": 4, "concurrency": 2, "timeout": 4}
+    with served(Changing("deadline")) as address:
+        async with make(address) as client:
+            answered = []
+            if isinstance(client, Blocking):
+                for one in client.client.answer_many(pairs, **how):
+                    if not answered:
+                        time.sleep(2.2)  # noqa: ASYNC251
+                    answered.append(one)
+            else:
+                async for one in client.answer_many(pairs, **how):
+                    if not answered:
+                        await asyncio.sleep(2.2)
+                    answered.append(one)
+    assert [one.text for one in answered] == [str(n) for n in range(8)]
 
 
 class Refusing(Changing):

@@ -10,8 +10,8 @@ import pytest
 from electra_qa.bundle import Bundle
 from electra_qa.client import Client
 
-from .conftest import server
 from .raw_http2 import call
+from .serving import server
 
 METHOD = b"/electra_qa.v1.QuestionAnswering/GetInfo"
 TOKEN = "5nVhR0tq1lXwzJ8mO2cUe6YbTgKpA4sd"

@@ -13,7 +13,7 @@ import pytest
 from electra_qa.bundle import Bundle
 from electra_qa.client import Client
 
-from .conftest import Server, server
+from .serving import Server, server
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend. "
 

@@ -245,10 +245,20 @@ async def test_what_cannot_be_done_by_its_deadline_is_refused_at_once(engine: Ga
     await first  # 16 tokens in at least 0.2 s: at most 80 tokens a second
     now = asyncio.get_running_loop().time()
     with pytest.raises(DeadlineError, match="the deadline can't be met: it is in"):
-        batcher.submit([request(300)], now + 1)
+        batcher.submit([request(*[16] * 20)], now + 1)
     assert batcher.queued_tokens == 0
-    await one(batcher.submit([request(300)], now + 1000))
-    await one(batcher.submit([request(300)]))
+    await one(batcher.submit([request(*[16] * 20)], now + 1000))
+    await one(batcher.submit([request(*[16] * 20)]))
+
+
+async def test_short_windows_do_not_say_that_long_ones_are_slow(engine: GatedEngine) -> None:
+    """What an engine takes for a window, however short it is, is no cost of its tokens."""
+    batcher = make(engine)
+    first = await busy(batcher, engine)
+    await asyncio.sleep(0.2)
+    engine.open.set()
+    await first  # 16 tokens in at least 0.2 s: 500 would take 6
+    await one(batcher.submit([request(500)], asyncio.get_running_loop().time() + 3))
 
 
 async def test_a_refused_call_is_told_when_the_queue_will_be_shorter(engine: GatedEngine) -> None:
@@ -258,13 +268,13 @@ async def test_a_refused_call_is_told_when_the_queue_will_be_shorter(engine: Gat
     engine.open.set()
     await first
     engine.open.clear()
-    waiting = [batcher.submit([request(60)]) for _ in range(20)]
+    waiting = [batcher.submit([request(16)]) for _ in range(60)]
     await asyncio.sleep(0)
     now = asyncio.get_running_loop().time()
     with pytest.raises(OverloadedError) as caught:
         batcher.submit([request(16)], now + 5)
     assert caught.value.retry_delay_s is not None
-    assert caught.value.retry_delay_s > 5  # 1,200 tokens at 80 a second at most
+    assert caught.value.retry_delay_s > 5  # 976 tokens at 80 a second at most
     engine.open.set()
     await asyncio.gather(*waiting)
 

@@ -29,6 +29,7 @@ from electra_qa.server.lifecycle import running, started
 from electra_qa.server.settings import ServerSettings
 
 from .conftest import GatedEngine
+from .test_ecosystem import PINGING
 from .test_lifecycle import server_process
 from .test_metrics import free_address, scrape
 
@@ -290,7 +291,8 @@ async def test_stopping_during_a_reload_frees_what_it_loaded(
         reloading = [models.reload()]
         await until(lambda: source.loads)
         reloading.append(models.reload())
-        asyncio.get_running_loop().call_later(0.2, source.gate.set)
+        # Once the calls are drained and the models close.
+        asyncio.get_running_loop().call_later(1.5, source.gate.set)
     outcomes = await asyncio.gather(*reloading, return_exceptions=True)
     assert ["shutting down" in str(outcome) for outcome in outcomes] == [True, True]
     assert source.loads == 1
@@ -368,6 +370,23 @@ async def test_a_reload_goes_on_without_who_asked(
                 await AdminStub(channel).Reload(pb.ReloadRequest(), timeout=0.2)
         source.gate.set()
         await until(lambda: models.current.bundle is source.bundle)
+
+
+async def test_who_waits_for_a_reload_may_ping(
+    bundle: Bundle, engine: GatedEngine, source: Source, tmp_path: Path
+) -> None:
+    """As often as others may: a reload takes minutes, in which its call says nothing."""
+    source.gate.clear()
+    admin = f"unix:{tmp_path}/admin"
+    settings = replace(SETTINGS, admin_address=admin, min_ping_interval_s=0.5)
+    async with (
+        started(bundle, engine, settings, source),
+        grpc.aio.insecure_channel(admin, options=PINGING) as channel,
+    ):
+        call = asyncio.ensure_future(AdminStub(channel).Reload(pb.ReloadRequest()))
+        await asyncio.sleep(6)  # gRPC's own server cuts off after three
+        source.gate.set()
+        assert (await call).model_version == source.bundle.version
 
 
 @pytest.mark.parametrize(
