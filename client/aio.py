@@ -49,7 +49,7 @@ from .messages import (
     request_message,
     result,
 )
-from .stream_end import Responses
+from .stream_end import StreamEnd
 from .timeouts import DEFAULT_TIMEOUT_S, grpc_timeout, seconds_of
 from .took import Took
 from .tracing import with_trace
@@ -303,12 +303,12 @@ class AsyncClient:
             )
             try:
                 with self._failures():
-                    response = await self._stub.AnswerDocuments(
+                    call = self._stub.AnswerDocuments(
                         source.messages(),
                         timeout=grpc_timeout(give_up - self._loop.time()),
                         metadata=with_trace(self._metadata),
                     )
-                return documents_result(response)
+                    return documents_result(await StreamEnd(call).told(call))
             except (ElectraQAError, asyncio.CancelledError) as failure:
                 if source.error is not None:
                     raise source.error from None
@@ -337,12 +337,13 @@ class AsyncClient:
         call = self._stub.AnswerStream(
             source.messages(), timeout=seconds, metadata=with_trace(self._metadata)
         )
-        responses = Responses(call)
+        end = StreamEnd(call)
+        responses = aiter(call)
         try:
             while True:
                 try:
                     with self._failures():
-                        response = await responses.next()
+                        response = await end.told(anext(responses))
                 except StopAsyncIteration:
                     return
                 except (ElectraQAError, asyncio.CancelledError):

@@ -7,8 +7,8 @@ the call's status has come or in its place.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 
 import grpc
 
@@ -17,15 +17,13 @@ NOT_SENT = "Internal error from Core"
 # The call has ended: its status is here, or on its way through gRPC. In seconds.
 LONGEST_WAIT_S = 5.0
 
-Response = TypeVar("Response")
 Value = TypeVar("Value")
 
 
-class Responses(Generic[Response]):
+class StreamEnd:
     """Of one call, made as soon as the call is."""
 
-    def __init__(self, call: grpc.aio.StreamStreamCall[Any, Response]) -> None:
-        self._responses: AsyncIterator[Response] = aiter(call)
+    def __init__(self, call: grpc.aio.Call) -> None:
         self._ended: asyncio.Future[grpc.aio.AioRpcError] = asyncio.Future()
         # Called for each status that the call gets.
         call.add_done_callback(self._note)
@@ -37,10 +35,11 @@ class Responses(Generic[Response]):
         code, trailing = _at_once(call.code()), _at_once(call.trailing_metadata())
         self._ended.set_result(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details))
 
-    async def next(self) -> Response:
-        """Raises StopAsyncIteration, and grpc.aio.AioRpcError with the status of the call."""
+    async def told(self, awaited: Awaitable[Value]) -> Value:
+        """What the call gives. Raises grpc.aio.AioRpcError with the status of the call, and
+        StopAsyncIteration where that is OK and nothing was given."""
         try:
-            return await anext(self._responses)
+            return await awaited
         except grpc.aio.AioRpcError as error:
             if error.details() != NOT_SENT:
                 raise
@@ -51,7 +50,7 @@ class Responses(Generic[Response]):
                 grpc.StatusCode.UNAVAILABLE,
                 nothing,
                 nothing,
-                "the stream ended while a question was sent",
+                "the stream ended while a message was sent",
             )
         ended = self._ended.result()
         if ended.code() is grpc.StatusCode.OK:

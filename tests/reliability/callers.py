@@ -115,6 +115,25 @@ async def async_stream(to: Connections, numbers: Numbers) -> AsyncIterator[Outco
         yield outcome(int(id_), one)
 
 
+async def async_documents(to: Connections, numbers: Numbers) -> AsyncIterator[Outcome]:
+    for number, (question, context) in zip(numbers, pairs(numbers), strict=True):
+        said = await to.asynchronous.answer_documents(question, [context])
+        (best,) = said.answers
+        assert best.answer is not None
+        yield number, (said.model_version, (best.text, best.answer.start, best.answer.end))
+
+
+async def blocking_documents(to: Connections, numbers: Numbers) -> AsyncIterator[Outcome]:
+    for number, (question, context) in zip(numbers, pairs(numbers), strict=True):
+        # What comes last has no letters to answer with.
+        said = await asyncio.to_thread(
+            to.blocking.answer_documents, question, [context, " "], top_k=1
+        )
+        (best,) = said.answers
+        assert best.answer is not None
+        yield number, (said.model_version, (best.text, best.answer.start, best.answer.end))
+
+
 async def raw_answer(to: Connections, numbers: Numbers) -> AsyncIterator[Outcome]:
     stub = QuestionAnsweringStub(to.raw)
     for number, (question, context) in zip(numbers, pairs(numbers), strict=True):
@@ -185,6 +204,8 @@ KINDS = [
     Kind(async_batch, 5),
     Kind(async_many, 10),
     Kind(async_stream, 10),
+    Kind(blocking_documents, 2),
+    Kind(async_documents, 2),
     Kind(raw_answer, 1),
     Kind(infer, 3),
     Kind(infer_stream, 5),

@@ -20,12 +20,17 @@ FOLDER = Path(__file__).with_name("corpus")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """path: of gRPC. streams: requests and responses."""
+    """path: of gRPC. streams: requests and responses. collects: requests alone."""
 
     path: str
     request: type[Message]
     response: type[Message]
     streams: bool = False
+    collects: bool = False
+
+    @property
+    def many_requests(self) -> bool:
+        return self.streams or self.collects
 
 
 _OURS, _THEIRS = "/electra_qa.v1.QuestionAnswering/", "/inference.GRPCInferenceService/"
@@ -34,6 +39,12 @@ METHODS = {
     for method in (
         Method(_OURS + "Answer", pb.AnswerRequest, pb.AnswerResponse),
         Method(_OURS + "AnswerBatch", pb.AnswerBatchRequest, pb.AnswerBatchResponse),
+        Method(
+            _OURS + "AnswerDocuments",
+            pb.AnswerDocumentsRequest,
+            pb.AnswerDocumentsResponse,
+            collects=True,
+        ),
         Method(_OURS + "AnswerStream", pb.AnswerStreamRequest, pb.AnswerStreamResponse, True),
         Method(_OURS + "GetInfo", pb.GetInfoRequest, pb.GetInfoResponse),
         Method(_THEIRS + "ModelInfer", oip.ModelInferRequest, oip.ModelInferResponse),

@@ -112,12 +112,12 @@ def requests(draw: Draw) -> tuple[str, list[bytes]]:
     """The name of a method and its requests: one, or some of a stream's."""
     name, raw = draw(st.sampled_from(SEEDS))
     raws = []
-    for _ in range(draw(st.integers(1, 3)) if METHODS[name].streams else 1):
+    for _ in range(draw(st.integers(1, 3)) if METHODS[name].many_requests else 1):
         mutated = raw
         for mutation in draw(st.lists(st.sampled_from(MUTATIONS), max_size=5)):
             mutated = mutation(draw, name, mutated)[:LONGEST]
         raws.append(mutated)
     if draw(st.integers(0, 19)) == 0:
         name = draw(st.sampled_from(sorted(METHODS)))
-        raws = raws if METHODS[name].streams else raws[:1]
+        raws = raws if METHODS[name].many_requests else raws[:1]
     return name, raws

@@ -44,6 +44,9 @@ def ask(channel: grpc.Channel, name: str, raws: list[bytes]) -> grpc.StatusCode:
                 )
             )
             assert len(responses) == len(raws)
+        elif method.collects:
+            collecting = channel.stream_unary(method.path, response_deserializer=read)
+            responses = [collecting(iter(raws), timeout=60)]
         else:
             unary = channel.unary_unary(method.path, response_deserializer=read)
             responses = [unary(raws[0], timeout=60)]
@@ -56,6 +59,8 @@ def ask(channel: grpc.Channel, name: str, raws: list[bytes]) -> grpc.StatusCode:
             results = list(response.results)
         elif isinstance(response, pb.AnswerStreamResponse):
             results = [response.result]
+        elif isinstance(response, pb.AnswerDocumentsResponse):
+            results = [pb.Result(failure=one.failure) for one in response.failures]
         elif isinstance(response, oip.ModelStreamInferResponse):
             assert response.error_message != INTERNAL_ERROR
         assert not {result.failure.code for result in results} & UNFORESEEN
