@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 from .csv_files import Csv, read_csv
 from .json_lines import JsonLines, columns_of, read_json_lines
 from .lines import Encoding, LinesWriter
-from .rows import FileError, Names, Source
+from .rows import FileError, Names, Row, Source
 from .squad_files import read_squad_rows
 
 INPUTS = ("jsonl", "csv", "parquet", "squad")
@@ -32,7 +32,8 @@ class Writer(Protocol):
     rows: int
     errors: int
 
-    def write(self, values: Mapping[str, Any], *, failed: bool) -> None: ...
+    def write(self, row: Row, added: Mapping[str, Any], *, failed: bool) -> None:
+        """failed: the row has an error."""
 
     def close(self) -> None:
         """Before the end: what is written stays, for another run to go on with."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from .rows import Row
+
 # How much work is lost where the process is killed.
 FLUSH_EVERY_S = 1.0
 
@@ -69,8 +71,8 @@ class LinesWriter:
         file.truncate()
         return writer
 
-    def write(self, values: Mapping[str, Any], *, failed: bool) -> None:
-        self._file.write(self._encoding.encode(values))
+    def write(self, row: Row, added: Mapping[str, Any], *, failed: bool) -> None:
+        self._file.write(self._encoding.encode({**row.values, **added}))
         self.rows += 1
         self.errors += failed
         now = time.monotonic()

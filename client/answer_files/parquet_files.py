@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from .rows import FileError, Names, Row, Source, check_columns, row_of, text_of
 
-# Rows that are read at a time.
-READ_ROWS = 1024
+# Rows, and bytes of a column, that are read at a time: a file may be a single row group.
+READ_ROWS, READ_BYTES = 1024, 2**20
 # Rows of a part, and how long their texts are, at most: what is in memory, and what is lost where
 # the process is killed.
 PART_ROWS, PART_CHARACTERS = 1000, 2**24
@@ -31,7 +31,7 @@ def read_parquet(path: Path, names: Names, *, as_parquet: bool) -> Source:
     Raises FileError.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise FileError(f"{path.name} is not a Parquet file: {error}") from error
     schema = file.schema_arrow
@@ -126,7 +126,6 @@ class ParquetWriter:
         ]
         self._schema = pa.schema(fields)
         self._mixed = {name for name, kind in columns.items() if kind is object}
-        self._question, self._context = names.question, names.context
         self._kept: list[Mapping[str, Any]] = []
         self._characters = 0
         self._parts = 0
@@ -140,9 +139,9 @@ class ParquetWriter:
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:06}.parquet"
 
-    def write(self, values: Mapping[str, Any], *, failed: bool) -> None:
-        self._kept.append(values)
-        self._characters += sum(len(str(values.get(n))) for n in (self._question, self._context))
+    def write(self, row: Row, added: Mapping[str, Any], *, failed: bool) -> None:
+        self._kept.append({**row.values, **added})
+        self._characters += len(row.question) + len(row.context)
         self.errors += failed
         self.rows += 1
         if len(self._kept) == PART_ROWS or self._characters >= PART_CHARACTERS:

@@ -42,7 +42,10 @@ def partial_folder(output: Path, run: Mapping[str, Any]) -> Iterator[Path]:
 def _check(folder: Path, run: Mapping[str, Any]) -> None:
     path = folder / RUN
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # the machine went down before it was on the disk
+            before = {}
         others = sorted(key for key in run | before if run.get(key) != before.get(key))
         if run["input"] is None:
             others = ["input"]

@@ -99,15 +99,16 @@ def _write_all(
                 pauses.over()
                 added = answer_values(row, outcome, job.names)
                 error = added[job.names.error]
-                writer.write({**row.values, **added}, failed=error is not None)
+                writer.write(row, added, failed=error is not None)
                 if first_error is None and error is not None:
                     first_error = f"row {writer.rows}: {error}"
                 progress.update(writer.rows, row.position)
-    except (ElectraQAError, KeyboardInterrupt) as error:
+    except BaseException as error:
         writer.close()
-        if not writer.rows:
-            raise
-        raise CutOffError(str(error) or "interrupted", writer.rows, again=again) from error
+        if writer.rows and isinstance(error, (ElectraQAError, KeyboardInterrupt)):
+            message = str(error) or "interrupted"
+            raise CutOffError(message, writer.rows, again=again) from error
+        raise
     if job.output is None:
         writer.close()
     seconds = time.monotonic() - began

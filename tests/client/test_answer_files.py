@@ -262,12 +262,18 @@ def test_a_bad_row_of_parquet_and_squad_is_an_error_in_its_place(
         ("in.parquet", ["lone surrogate", "there is no question"]),
         ("in.json", ["there is no question", "must be a str", "lone surrogate", ""]),
     ):
-        target = tmp_path / f"{name}.jsonl"
-        answer("--input", tmp_path / name, "--output", target, "--address", null_server.address)
-        rows = read(target)
-        assert len(rows) == len(errors)
-        for row, error in zip(rows, errors, strict=True):
-            assert error in (row["error"] or "")
+        for suffix in ("parquet", "jsonl"):
+            target = tmp_path / f"{name}.{suffix}"
+            source = ["--input", tmp_path / name, "--address", null_server.address]
+            answer(*source, "--output", target)
+            if suffix == "parquet":
+                found = pq.read_table(target)["error"].to_pylist()
+            else:
+                rows = read(target)
+                found = [row["error"] for row in rows]
+            assert len(found) == len(errors)
+            for one, error in zip(found, errors, strict=True):
+                assert error in (one or "")
     assert rows[0]["id"] == "7"
 
 
@@ -361,7 +367,7 @@ def test_what_was_cut_off_anywhere_is_gone_on_with_after_its_last_whole_row(
         assert writer.rows == kept
         assert writer.errors == sum(row["error"] is not None for row in rows[:kept])
         for row in rows[kept:]:
-            writer.write(row, failed=False)
+            writer.write(bad_row("", 0, row), {}, failed=row["error"] is not None)
         writer.close()
         assert path.read_bytes() == whole
 
@@ -450,6 +456,25 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     assert not folder.exists()
     refused = answer(*arguments, exit_code=1)
     assert "is there already" in refused.stderr
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on(
+    null_server: ServerProcess, tmp_path: Path
+) -> None:
+    source, target = write(tmp_path / "in.jsonl", numbered(12_000)), tmp_path / "out.jsonl"
+    arguments = ["--input", source, "--output", target, "--address", null_server.address]
+    process = start(*arguments)
+    folder = tmp_path / "out.jsonl.partial"
+    wait_for(lambda: size_of(folder) > 2_000, process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    written = (folder / "rows.jsonl").read_bytes().count(b"\n")
+    assert stderr.decode() == (
+        f"Error: interrupted. {written:,} rows are written; the same command goes on from there\n"
+    )
+    answer(*arguments)
+    assert [row["id"] for row in read(target)] == [str(number) for number in range(12_000)]
 
 
 def cut_off(source: Path, target: Path, client: Client) -> None:
@@ -730,20 +755,18 @@ def test_what_can_not_be_read_is_said(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input", "-", "--output", "x.csv"], "JSON lines from a stream become JSON lines"),
-        (["--input", "-", "--output", "-", "--output-format", "parquet"], "become JSON lines"),
-        (
-            "--input - --input-format csv --output - --output-format parquet".split(),
-            "a parquet output must be a file",
-        ),
-        (["--input", "-", "--input-format", "squad", "--output", "-"], "must be a file"),
-        (["--input", "-", "--output", "/no/such/out.jsonl"], "/no/such/out.jsonl"),
+        (["--output", "x.csv"], "JSON lines from a stream become JSON lines"),
+        (["--output-format", "parquet"], "JSON lines from a stream become JSON lines"),
+        (["--input-format", "csv", "--output-format", "parquet"], "a parquet output must be"),
+        (["--input-format", "squad"], "a squad input must be a file"),
+        (["--output", "/no/such/out.jsonl"], "/no/such/out.jsonl"),
     ],
 )
 def test_what_can_not_be_a_stream_is_said(
     null_server: ServerProcess, arguments: list[str], message: str
 ) -> None:
-    result = answer(*arguments, "--address", null_server.address, exit_code=1, input=b"")
+    streams = ["--input", "-", "--output", "-", "--address", null_server.address]
+    result = answer(*streams, *arguments, exit_code=1, input=b"question,context\n")
     assert message in result.stderr
 
 
@@ -779,6 +802,22 @@ def test_parts_of_long_rows_are_smaller(
     metadata = pq.ParquetFile(target).metadata
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     assert groups == [4, 4, 3]
+
+
+def test_a_file_of_one_row_group_is_not_read_whole(tmp_path: Path) -> None:
+    source, count = tmp_path / "in.parquet", 20_000
+    contexts = [os.urandom(1000).hex() for _ in range(count)]
+    table = pa.table({"question": ["who?"] * count, "context": contexts})
+    pq.write_table(table, source, row_group_size=count)
+    size = table.nbytes
+    del table
+    before = pa.total_allocated_bytes()
+    most = 0
+    for row in parquet_files.read_parquet(source, Names(), as_parquet=True).rows:
+        if row.position % 1000 == 0:
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert row.position == count
+    assert 0 < most < size / 4
 
 
 def test_a_full_disk_is_said(null_server: ServerProcess, tmp_path: Path) -> None:
