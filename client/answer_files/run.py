@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -18,6 +18,7 @@ from ..errors import ElectraQAError
 from ..messages import Options
 from .asking import answered
 from .formats import Writer, going_on, read, to_stream
+from .interrupts import interrupts
 from .partial import partial_folder, remove
 from .progress import Shown, shown
 from .rows import FileError, Names, Source, answer_values
@@ -92,8 +93,8 @@ def _write_all(
         position = row.position
     began = time.monotonic()
     try:
-        with shown(source.size, before, position) as progress:
-            pauses = _Pauses(progress)
+        with shown(source.size, before, position) as progress, interrupts() as check:
+            pauses = _Pauses(progress, check)
             rows = answered(client, source.rows, job.options, retry_for, pauses.tell)
             for row, outcome in rows:
                 pauses.over()
@@ -103,6 +104,7 @@ def _write_all(
                 if first_error is None and error is not None:
                     first_error = f"row {writer.rows}: {error}"
                 progress.update(writer.rows, row.position)
+                check()
     except BaseException as error:
         writer.close()
         if writer.rows and isinstance(error, (ElectraQAError, KeyboardInterrupt)):
@@ -116,13 +118,15 @@ def _write_all(
 
 
 class _Pauses:
-    """Says when the server goes away, and when it is back."""
+    """Says when the server goes away, and when it is back. check: raises KeyboardInterrupt."""
 
-    def __init__(self, progress: Shown) -> None:
+    def __init__(self, progress: Shown, check: Callable[[], None]) -> None:
         self._progress = progress
+        self._check = check
         self._away = False
 
     def tell(self, failure: ElectraQAError) -> None:
+        self._check()
         if not self._away:
             self._progress.say(f"the server does not answer, and is asked again: {failure}")
         self._away = True
