@@ -820,6 +820,24 @@ def test_a_file_of_one_row_group_is_not_read_whole(tmp_path: Path) -> None:
     assert 0 < most < size / 4
 
 
+@pytest.mark.parametrize("output", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("input_", ["jsonl", "csv", "parquet", "json"])
+def test_no_rows_are_no_answers(
+    null_server: ServerProcess, tmp_path: Path, input_: str, output: str
+) -> None:
+    source, target = tmp_path / f"in.{input_}", tmp_path / f"out.{output}"
+    if input_ == "parquet":
+        texts = pa.array([], pa.string())
+        pq.write_table(pa.table({"question": texts, "context": texts}), source)
+    else:
+        empty = {"jsonl": "\n", "csv": "question,context\n", "json": '{"data": []}'}
+        source.write_text(empty[input_])
+    arguments = ["--input", source, "--output", target, "--address", null_server.address]
+    assert answer(*arguments).stderr == "0 rows, 0 with an error\n"
+    assert read(target) == []
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
 def test_a_full_disk_is_said(null_server: ServerProcess, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
