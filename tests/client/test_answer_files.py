@@ -360,7 +360,7 @@ def test_what_was_cut_off_anywhere_is_gone_on_with_after_its_last_whole_row(
         written = [encoding.encode(row) for row in rows]
         whole = encoding.header + b"".join(written)
         at = int(cut * len(whole))
-        path.write_bytes(whole[:at])
+        path.write_bytes(whole[:at] + b"\0" * 1000)
         writer = LinesWriter.going_on(path, encoding)
         ends = [len(encoding.header) + len(b"".join(written[:n])) for n in range(len(rows) + 1)]
         kept = max([n for n, end in enumerate(ends) if end <= at], default=0)
