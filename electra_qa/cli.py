@@ -13,6 +13,7 @@ from .terminal import tolerate_any_encoding
 # Where each command is. A module is imported when its command is used or its help is asked for, so
 # that `electra-qa ask` imports neither the server nor the build.
 COMMANDS = {
+    "answer": "electra_qa.client.answer_files.cli:answer",
     "ask": "electra_qa.client.cli:ask",
     "bench": "electra_qa.benchmarks.cli:bench",
     "build": "electra_qa.build_engine.cli:build",
@@ -29,6 +30,7 @@ COMMANDS = {
 }
 # What the list of commands says, without importing them.
 SUMMARIES = {
+    "answer": "Answer a file of questions.",
     "ask": "Ask one question about a text.",
     "bench": "Put a server under load and measure it.",
     "build": "Make a bundle from a checkpoint.",

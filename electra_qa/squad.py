@@ -40,7 +40,7 @@ def read_squad(path: Path) -> list[SquadQuestion]:
 
     Raises SquadError where the file can't be read or does not have the official shape.
     """
-    content = _read_json(path)
+    content = read_json(path)
     try:
         return list(_questions(content["data"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -103,7 +103,7 @@ def read_by_id(path: Path, kind: type[str] | type[float]) -> dict[str, Any]:
 
     Raises SquadError where the file can't be read or holds something else.
     """
-    content = _read_json(path)
+    content = read_json(path)
     wanted = (str,) if kind is str else (int, float)
     for key, value in content.items():
         if not isinstance(value, wanted) or isinstance(value, bool):
@@ -114,7 +114,7 @@ def read_by_id(path: Path, kind: type[str] | type[float]) -> dict[str, Any]:
     return content
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

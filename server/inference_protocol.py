@@ -179,7 +179,7 @@ async def _predictions(
     predictions = []
     for index, one in enumerate(answered):
         if isinstance(one, RequestError):
-            raise _of_question(index, one) if len(answered) > 1 else one
+            raise _of(f"{asked.many}[{index}]", one) if len(answered) > 1 else one
         predictions.append(one.prediction)
     return predictions
 
@@ -194,5 +194,5 @@ def _check_model(model: Model, name: str, version: str) -> None:
         )
 
 
-def _of_question(index: int, error: RequestError) -> RequestError:
-    return type(error)(f"question[{index}]: {error}", retry_delay_s=error.retry_delay_s)
+def _of(element: str, error: RequestError) -> RequestError:
+    return type(error)(f"{element}: {error}", retry_delay_s=error.retry_delay_s)

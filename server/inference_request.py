@@ -41,6 +41,7 @@ IGNORED = (
 class InferRequest:
     """questions: each a text and the index of its context.
 
+    many: the name of the input that has an element for each of them.
     columns: how many answers each question has in the output; None for one, without a dimension
     of its own.
     timeout_s: of the request's own; None for none.
@@ -48,6 +49,7 @@ class InferRequest:
 
     contexts: list[str]
     questions: list[tuple[str, int]]
+    many: str
     options: QuestionOptions
     columns: int | None
     timeout_s: float | None
@@ -69,23 +71,24 @@ def parse_request(
     shape, context_shape = list(question.shape), list(context.shape)
     if not _is_column(shape):
         raise _unexpected_shape("question", model, "[-1] or [-1,1]", shape)
-    count = shape[0]
-    if not 1 <= count <= settings.max_batch_questions:
-        raise InvalidRequestError(
-            f"questions must be 1 to {settings.max_batch_questions} (max_batch_questions), "
-            f"got {count}"
-        )
-    if not _is_column(context_shape) or context_shape[0] not in (1, count):
-        expected = "[1]" if count == 1 else f"[{count}] or [1]"
+    asked = shape[0]
+    if not _is_column(context_shape) or (asked > 1 and context_shape[0] not in (1, asked)):
+        expected = f"[{asked}] or [1]" if asked > 1 else "[-1] or [-1,1]"
         raise _unexpected_shape("context", model, expected, context_shape)
-    contexts = texts(context, raw_context, context_shape[0])
-    shared = len(contexts) == 1
+    given = context_shape[0]
+    most = settings.max_batch_questions
+    for name, count in (("questions", asked), ("contexts", given)):
+        if not 1 <= count <= most:
+            raise InvalidRequestError(
+                f"{name} must be 1 to {most} (max_batch_questions), got {count}"
+            )
+    questions = texts(question, raw_question, asked)
+    if asked == 1:
+        questions *= given  # one for all contexts
     return InferRequest(
-        contexts=contexts,
-        questions=[
-            (text, 0 if shared else index)
-            for index, text in enumerate(texts(question, raw_question, count))
-        ],
+        contexts=texts(context, raw_context, given),
+        questions=[(text, 0 if given == 1 else index) for index, text in enumerate(questions)],
+        many="context" if asked == 1 else "question",
         options=parse_options(options, manifest, settings),
         columns=_columns(options, shape),
         timeout_s=_timeout(request),

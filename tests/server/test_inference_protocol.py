@@ -161,6 +161,21 @@ async def test_one_context_serves_all_questions(serving: Serving) -> None:
     assert columns(one)["answer"][0] == [3]
 
 
+@pytest.mark.parametrize("is_raw", [False, True])
+async def test_one_question_is_put_to_all_contexts(serving: Serving, is_raw: bool) -> None:
+    contexts = [CONTEXT, OTHER, "Es wär’ in Łódź – 東京."]
+    one = typed(["who?"], contexts, null_score_diff_threshold=ALWAYS)
+    each = typed(["who?"] * 3, contexts, null_score_diff_threshold=ALWAYS)
+    async with serving() as client, grpc.aio.insecure_channel(client.address) as channel:
+        asked = stub(channel)
+        answered = columns(await asked.ModelInfer(raw(one) if is_raw else one))
+        assert answered == columns(await asked.ModelInfer(each))
+    spans = zip(contexts, answered["start"][1], answered["end"][1], strict=True)
+    cut = [context[start:end].encode() for context, start, end in spans]
+    assert answered["answer"] == ([3], cut)
+    assert len(set(cut)) == 3
+
+
 @pytest.mark.parametrize(
     ("shapes", "parameters", "shape"),
     [
@@ -169,12 +184,17 @@ async def test_one_context_serves_all_questions(serving: Serving) -> None:
         (([2, 1], [2]), {}, [2, 1]),
         (([2], [2]), {"top_k": 1}, [2, 1]),
         (([2, 1], [2, 1]), {"top_k": 5}, [2, 5]),
+        (([1], [2]), {}, [2]),
+        (([1, 1], [2, 1]), {}, [2, 1]),
+        (([1], [2]), {"top_k": 5}, [2, 5]),
+        (([2], [1]), {}, [2]),
     ],
 )
 async def test_the_shape_of_the_answers_follows_from_the_question(
     serving: Serving, shapes: Any, parameters: Any, shape: list[int]
 ) -> None:
-    request = typed(["who?", "where?"], [CONTEXT, OTHER], shapes=shapes, **parameters)
+    questions, contexts = ["who?", "where?"][: shapes[0][0]], [CONTEXT, OTHER][: shapes[1][0]]
+    request = typed(questions, contexts, shapes=shapes, **parameters)
     async with serving() as client, grpc.aio.insecure_channel(client.address) as channel:
         read = columns(await stub(channel).ModelInfer(request))
     assert {name: read[name][0] for name in read} == {
@@ -344,11 +364,19 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             "got [2]",
         ),
         (
-            typed(["a?"], [CONTEXT, OTHER]),
-            "unexpected shape for input 'context' for model 'electra-qa'. Expected [1], got [2]",
+            typed(["a?"], shapes=(None, [1, 2])),
+            "unexpected shape for input 'context' for model 'electra-qa'. Expected [-1] or "
+            "[-1,1], got [1,2]",
+        ),
+        (
+            typed(shapes=(None, [-1])),
+            "unexpected shape for input 'context' for model 'electra-qa'. Expected [-1] or "
+            "[-1,1], got [-1]",
         ),
         (typed(["a?"] * 5), "questions must be 1 to 4 (max_batch_questions), got 5"),
         (typed(shapes=([0], None)), "questions must be 1 to 4 (max_batch_questions), got 0"),
+        (typed(["a?"], [CONTEXT] * 5), "contexts must be 1 to 4 (max_batch_questions), got 5"),
+        (typed(shapes=(None, [0])), "contexts must be 1 to 4 (max_batch_questions), got 0"),
         (
             with_raw(b"\x04\0\0\0who?"),
             "expected 2 raw_input_contents, one for each input, got 1, for model 'electra-qa'",
@@ -408,6 +436,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
         ),
         (typed([" "]), "question is blank"),
         (typed(["a?", "b?"], [CONTEXT, b""]), "question[1]: context is empty"),
+        (typed(["a?"], [CONTEXT, OTHER, b""]), "context[2]: context is empty"),
         (
             typed(["a?"], ["a" * 1001]),
             "context must be at most 1000 characters (max_context_length), got 1001",
