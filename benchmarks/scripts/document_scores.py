@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import bm25s
 import click
 import numpy as np
 from rich.console import Console
 
+from electra_qa.bundle import default_bundle_path, load_bundle
 from electra_qa.client import Client, ElectraQAError, PrivateServer, Result
+from electra_qa.server.promising import promise
 from electra_qa.squad import SquadQuestion, exact_match, f1_score, read_squad
+from electra_qa.tokenization import Tokenizer
 
 Score = Callable[[Result], float]
 
@@ -62,10 +64,12 @@ class Asked:
 def main(data: Path, every: int, bundle: Path | None) -> None:
     """Print the two tables, as Markdown."""
     questions = read_squad(data)
+    used = load_bundle(bundle or default_bundle_path())
+    tokenizer = Tokenizer(used.read_tokenizer(), used.manifest.special_tokens)
     with PrivateServer(bundle) as server, Client(server.address, timeout=None) as client:
         threshold = client.info().bundle.null_score_diff_threshold
         began = time.monotonic()
-        asked = _ask(client, questions, every)
+        asked = _ask(client, tokenizer, questions, every)
         seconds = time.monotonic() - began
     windows = sum(result.windows for one in asked for result in one.results)
     print(f"{len(asked)} questions, {windows} windows, {seconds:.0f} s\n")
@@ -89,15 +93,16 @@ def main(data: Path, every: int, bundle: Path | None) -> None:
     print(f"\nthreshold of the bundle: {threshold:.2f}")
 
 
-def _ask(client: Client, questions: Sequence[SquadQuestion], every: int) -> list[Asked]:
+def _ask(
+    client: Client, tokenizer: Tokenizer, questions: Sequence[SquadQuestion], every: int
+) -> list[Asked]:
     asked = []
     chosen = {question.id for question in questions[::every]}
     console = Console(stderr=True)
     for article, group in groupby(questions, key=lambda question: question.article):
         of_article = list(group)
         contexts = list(dict.fromkeys(question.context for question in of_article))
-        index = bm25s.BM25()
-        index.index(bm25s.tokenize(contexts, show_progress=False), show_progress=False)
+        tokens = [tokenizer.context(context).ids for context in contexts]
         for question in of_article:
             if question.id not in chosen:
                 continue
@@ -105,8 +110,8 @@ def _ask(client: Client, questions: Sequence[SquadQuestion], every: int) -> list
             for result in results:
                 if isinstance(result, ElectraQAError):
                     raise result
-            words = bm25s.tokenize(question.question, return_ids=False, show_progress=False)[0]
-            order = np.argsort(-index.get_scores(words), kind="stable").tolist()
+            scores = promise(tokenizer.question(question.question), tokens)
+            order = np.argsort(-scores, kind="stable").tolist()
             rank = [order.index(place) for place in range(len(contexts))]
             asked.append(Asked(question, contexts.index(question.context), results, rank))
         console.print(article, len(asked))
