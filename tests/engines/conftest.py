@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import shutil
 import sys
 import types
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from electra_qa.build_engine.build import BuildData, BuildSettings, build_bundle
 from electra_qa.bundle import Bundle, load_bundle
 from electra_qa.engines import Engine, EngineSettings, load_engine
 
@@ -23,6 +26,7 @@ from fake_pycuda import make_pycuda
 from fake_tensorrt import make_tensorrt
 
 ENGINE = "electra_qa.engines.tensorrt"
+DEFAULTS = BuildSettings()
 
 
 @pytest.fixture(scope="session")
@@ -30,21 +34,25 @@ def tiny_bundle(
     tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """Random weights, windows of up to 512 tokens: small enough to run every shape."""
-    import io
-
-    from rich.console import Console
-
-    from electra_qa.build_engine.build import BuildData, BuildSettings, build_bundle
-
     source = tiny_checkpoint(max_position_embeddings=512, num_hidden_layers=1)
-    output = tmp_path_factory.mktemp("tiny-bundle")
-    quiet = Console(file=io.StringIO())
-    return build_bundle(str(source), output, BuildSettings(), BuildData(), quiet)
+    return build(source, tmp_path_factory.mktemp("tiny-bundle"))
 
 
 @pytest.fixture(scope="session")
-def reference(bundle: Bundle) -> Engine:
-    return load_engine(bundle)
+def short_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The default model, for windows of up to 128 tokens: few shapes, as each is run at a start."""
+    limits = {"max_seq_length": 128, "max_seq_length_limit": 128, "max_query_length": 16}
+    settings = BuildSettings(**limits, doc_stride=48)
+    return build(checkpoint, tmp_path_factory.mktemp("short-bundle"), settings)
+
+
+def build(source: Path, output: Path, settings: BuildSettings = DEFAULTS) -> Bundle:
+    return build_bundle(str(source), output, settings, BuildData(), Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def reference(short_bundle: Bundle) -> Engine:
+    return load_engine(short_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -77,23 +85,40 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeDevice]
         assert device.left() == {}
 
 
-@pytest.fixture(params=["pycuda", "cuda-python"])
-def cuda_library(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture
+def cuda_library() -> str:
+    """Which one the machine has. Tests of what CUDA does take both, see `both_libraries`."""
+    return "cuda-python"
+
+
+@pytest.fixture
+def fresh(gpu: FakeDevice) -> Iterator[Callable[[], None]]:
+    """Makes the engine's modules be loaded anew, as in a new process, with TensorRT on `gpu`."""
+
+    def forget() -> None:
+        for name in list(sys.modules):
+            if name in ("tensorrt", ENGINE) or name.startswith(f"{ENGINE}."):
+                del sys.modules[name]
+
+    def make() -> None:
+        forget()
+        sys.modules["tensorrt"] = make_tensorrt(gpu)
+
+    make()
+    yield make
+    forget()
 
 
 Start = Callable[..., Any]
 
 
 @pytest.fixture
-def start(gpu: FakeDevice, cuda_library: str) -> Iterator[Start]:
-    """Makes a TensorRTEngine as a new process would: the modules are loaded anew."""
+def start(gpu: FakeDevice, cuda_library: str, fresh: Callable[[], None]) -> Iterator[Start]:
+    """Makes a TensorRTEngine as a new process would."""
     engines = []
 
-    def make(bundle: Bundle, max_batch_tokens: int = 1024, **options: bool) -> Any:
-        forget()
-        sys.modules["tensorrt"] = make_tensorrt(gpu)
+    def make(bundle: Bundle, max_batch_tokens: int = 256, **options: bool) -> Any:
+        fresh()
         from electra_qa.engines.tensorrt import TensorRTEngine, TensorRTOptions
         from electra_qa.engines.tensorrt.cuda import load_cuda
 
@@ -103,15 +128,9 @@ def start(gpu: FakeDevice, cuda_library: str) -> Iterator[Start]:
         engines.append(engine)
         return engine
 
-    def forget() -> None:
-        for name in list(sys.modules):
-            if name in ("tensorrt", ENGINE) or name.startswith(f"{ENGINE}."):
-                del sys.modules[name]
-
     yield make
     for engine in engines:
         engine.close()
-    forget()
 
 
 def importer(gpu: FakeDevice, library: str) -> Callable[[str], types.ModuleType]:

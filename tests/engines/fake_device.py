@@ -121,6 +121,7 @@ class FakeDevice:
     graph_execs: dict[int, list[Work]] = field(default_factory=dict)
     stacks: dict[threading.Thread, list[int]] = field(default_factory=dict)
     live: dict[str, int] = field(default_factory=dict)
+    threads: set[threading.Thread] = field(default_factory=set)
     fault: CUresult | None = None
     initialized: bool = False
 
@@ -189,6 +190,8 @@ class FakeDevice:
 
         unsafe: as cuThreadExchangeStreamCaptureMode has it, prohibited in a thread that captures.
         """
+        with self._lock:
+            self.threads.add(threading.current_thread())
         if not self.initialized:
             raise DriverError(CUresult.CUDA_ERROR_NOT_INITIALIZED)
         if context and not self.stack:

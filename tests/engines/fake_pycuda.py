@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fake_device import DriverError, FakeDevice
 
 
-def make_pycuda(device: FakeDevice) -> types.ModuleType:  # noqa: PLR0915
+def make_pycuda(device: FakeDevice) -> types.ModuleType:
     module = types.ModuleType("pycuda.driver")
     stacks: dict[threading.Thread, list[Context]] = {}
 

@@ -32,7 +32,7 @@ _graphs: dict[str, bytes] = {}
 @lru_cache(maxsize=4)
 def _session(digest: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = 1  # more of them spin while they wait
     return onnxruntime.InferenceSession(_graphs[digest], options)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 # Which version of a function is asked for. The driver's is the same or later, and has it.
@@ -53,6 +54,19 @@ class Bindings:
         return self._driver
 
 
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """One of the driver's own. Raises CudaError."""
+
+    bindings: Bindings
+    name: str
+    function: Callable[..., int]
+
+    def __call__(self, *args: Any) -> None:
+        if status := self.function(*args):
+            self.bindings.check(self.name, status)
+
+
 class Launcher:
     """Handles are ints; that of a graph is of its executable."""
 
@@ -70,17 +84,11 @@ class Launcher:
         self._record = self._function(held, "cuEventRecord", handle, handle)
         self._synchronize = self._function(released, "cuEventSynchronize", handle)
 
-    def _function(self, kind: Any, name: str, *arguments: Any) -> Callable[..., None]:
+    def _function(self, kind: Any, name: str, *arguments: Any) -> _Function:
         address = int(self._call("cuGetProcAddress", name.encode(), CUDA_VERSION, 0) or 0)
         if not address:
             raise CudaError(f"the driver has no {name}")
-        function = kind(ctypes.c_int, *arguments)(address)
-
-        def call(*args: Any) -> None:
-            if status := function(*args):
-                self._call.check(name, status)
-
-        return call
+        return _Function(self._call, name, kind(ctypes.c_int, *arguments)(address))
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
