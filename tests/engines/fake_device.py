@@ -87,11 +87,17 @@ class Stream:
 
     def run(self, until: int) -> None:
         """Raises IllegalAddressError."""
-        while self.done < until:
-            self.done += 1
-            self.work.popleft()()
-        if not self.work:
-            self.scratch_in_use.clear()
+        try:
+            while self.done < until:
+                self.done += 1
+                self.work.popleft()()
+        except IllegalAddressError:
+            self.work.clear()
+            self.done = self.pushed
+            raise
+        finally:
+            if not self.work:
+                self.scratch_in_use.clear()
 
 
 @dataclass(eq=False)

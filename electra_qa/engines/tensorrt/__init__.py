@@ -150,8 +150,8 @@ def _plan(
 
 
 def _close(free: _Slots, slots: list[Slot], thread: GpuThread) -> None:
-    for _ in slots:
-        slot = free.get()
+    # All of them first: to free memory waits for whatever the GPU does.
+    for slot in [free.get() for _ in slots]:
         if slot is not None:
             thread.call(slot.close)
     thread.close()

@@ -252,6 +252,8 @@ class Slot:
             if ready.graph is not None:
                 with contextlib.suppress(CudaError):
                     self._launcher.free_graph(ready.graph)
+            # The frames of an error that somebody keeps may keep `ready`.
+            ready.context, ready.views = None, {}
         self._ready.clear()
         self._engine = None
         self._buffers.clear()
