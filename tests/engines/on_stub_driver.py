@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import sys
 import threading
 import time
@@ -26,6 +27,8 @@ from electra_qa.engines.tensorrt.launcher import CudaError  # noqa: E402
 
 SIZE, COPIED = 1024, 1000
 library = sys.argv[1]
+# pycuda is linked to many functions of the driver's that the stub lacks, since nobody calls them.
+sys.setdlopenflags(os.RTLD_LAZY)
 stub = ctypes.CDLL("libcuda.so.1")
 handle, address = ctypes.c_void_p, ctypes.c_uint64
 
@@ -56,7 +59,8 @@ assert stub.stubFlags(handle(event)) == 3
 source, target = call(cuda.pinned, SIZE), call(cuda.pinned, SIZE)
 inputs, outputs = call(cuda.allocate, SIZE), call(cuda.allocate, SIZE)
 assert source.content.shape == (SIZE,)
-assert "memory" in fails(call, cuda.allocate, 1 << 41).lower().replace("_of_", " ")
+# A reason that is pycuda's is the driver's words for it, which the stub has none of.
+assert "cuMemAlloc" in fails(call, cuda.allocate, 1 << 41)
 
 
 def enqueue() -> None:
