@@ -34,6 +34,10 @@ def last_list(name: str, instruction: str) -> list[str]:
     return found
 
 
+def bases(name: str) -> list[str]:
+    return [value.partition(" ")[0] for value in values(name, "FROM")]
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 class TestDockerfile:
     def test_what_it_copies_is_there_and_is_all_that_the_package_needs(self, name: str) -> None:
@@ -61,6 +65,13 @@ class TestDockerfile:
         extra = {"Dockerfile": "server", "Dockerfile.gpu": "gpu"}[name]
         assert extra in PROJECT["project"]["optional-dependencies"]
         assert f"'/source[{extra}]'" in " ".join(values(name, "RUN"))
+
+    def test_what_it_installs_needs_no_compiler(self, name: str) -> None:
+        """The images have none."""
+        extras = PROJECT["project"]["optional-dependencies"]
+        extra = {"Dockerfile": "server", "Dockerfile.gpu": "gpu"}[name]
+        assert all(base.startswith("python:") for base in bases(name))
+        assert not any(one.startswith(("pycuda", "electra-qa")) for one in extras[extra])
 
     def test_it_is_not_root(self, name: str) -> None:
         last = instructions(name)
@@ -164,3 +175,16 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     dashboards = DEPLOY / mounted[folder]
     home = service("grafana")["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (dashboards / PurePosixPath(home).relative_to(folder)).is_file()
+
+
+def test_the_image_for_gpus_asks_for_the_driver() -> None:
+    """NVIDIA's container toolkit brings in the host's library only where an image says so."""
+    environment = " ".join(values("Dockerfile.gpu", "ENV"))
+    assert "NVIDIA_VISIBLE_DEVICES=all" in environment
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in environment
+
+
+def test_the_library_that_needs_a_compiler_is_an_extra_of_its_own() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert [one for one in extras["gpu-pycuda"] if one.startswith("pycuda")]
+    assert [one for one in extras["gpu"] if one.startswith("cuda-bindings")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import shutil
 import sys
 import types
@@ -11,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from electra_qa.build_engine.build import BuildData, BuildSettings, build_bundle
 from electra_qa.bundle import Bundle, load_bundle
 from electra_qa.engines import Engine, EngineSettings, load_engine
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_cuda import make_cuda_runtime, make_pycuda_driver
+from fake_cuda_python import make_cuda_python
 from fake_device import FakeDevice
+from fake_pycuda import make_pycuda
 from fake_tensorrt import make_tensorrt
 
 ENGINE = "electra_qa.engines.tensorrt"
+DEFAULTS = BuildSettings()
 
 
 @pytest.fixture(scope="session")
@@ -29,21 +34,25 @@ def tiny_bundle(
     tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """Random weights, windows of up to 512 tokens: small enough to run every shape."""
-    import io
-
-    from rich.console import Console
-
-    from electra_qa.build_engine.build import BuildData, BuildSettings, build_bundle
-
     source = tiny_checkpoint(max_position_embeddings=512, num_hidden_layers=1)
-    output = tmp_path_factory.mktemp("tiny-bundle")
-    quiet = Console(file=io.StringIO())
-    return build_bundle(str(source), output, BuildSettings(), BuildData(), quiet)
+    return build(source, tmp_path_factory.mktemp("tiny-bundle"))
 
 
 @pytest.fixture(scope="session")
-def reference(bundle: Bundle) -> Engine:
-    return load_engine(bundle)
+def short_bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The default model, for windows of up to 128 tokens: few shapes, as each is run at a start."""
+    limits = {"max_seq_length": 128, "max_seq_length_limit": 128, "max_query_length": 16}
+    settings = BuildSettings(**limits, doc_stride=48)
+    return build(checkpoint, tmp_path_factory.mktemp("short-bundle"), settings)
+
+
+def build(source: Path, output: Path, settings: BuildSettings = DEFAULTS) -> Bundle:
+    return build_bundle(str(source), output, settings, BuildData(), Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def reference(short_bundle: Bundle) -> Engine:
+    return load_engine(short_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -72,39 +81,66 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeDevice]
     if device.left():
         gc.collect()
     assert device.violations == []
-    assert device.left() == {}
+    if device.fault is None:  # after one CUDA frees nothing before the process ends
+        assert device.left() == {}
+
+
+@pytest.fixture
+def cuda_library() -> str:
+    """Which one the machine has. Tests of what CUDA does take both, see `both_libraries`."""
+    return "cuda-python"
+
+
+@pytest.fixture
+def fresh(gpu: FakeDevice) -> Iterator[Callable[[], None]]:
+    """Makes the engine's modules be loaded anew, as in a new process, with TensorRT on `gpu`."""
+
+    def forget() -> None:
+        for name in list(sys.modules):
+            if name in ("tensorrt", ENGINE) or name.startswith(f"{ENGINE}."):
+                del sys.modules[name]
+
+    def make() -> None:
+        forget()
+        sys.modules["tensorrt"] = make_tensorrt(gpu)
+
+    make()
+    yield make
+    forget()
 
 
 Start = Callable[..., Any]
 
 
 @pytest.fixture
-def start(gpu: FakeDevice) -> Iterator[Start]:
-    """Makes a TensorRTEngine as a new process would: the modules are loaded anew."""
-    installed: dict[str, types.ModuleType] = {}
+def start(gpu: FakeDevice, cuda_library: str, fresh: Callable[[], None]) -> Iterator[Start]:
+    """Makes a TensorRTEngine as a new process would."""
     engines = []
 
-    def make(bundle: Bundle, max_batch_tokens: int = 1024, **options: bool) -> Any:
-        forget()
-        pycuda, cuda, bindings = (types.ModuleType(n) for n in ("pycuda", "cuda", "cuda.bindings"))
-        pycuda.driver = driver = make_pycuda_driver(gpu)  # type: ignore[attr-defined]
-        bindings.runtime = runtime = make_cuda_runtime(gpu)  # type: ignore[attr-defined]
-        modules = (pycuda, driver, cuda, bindings, runtime, make_tensorrt(gpu))
-        installed.update({module.__name__: module for module in modules})
-        sys.modules.update(installed)
+    def make(bundle: Bundle, max_batch_tokens: int = 256, **options: bool) -> Any:
+        fresh()
         from electra_qa.engines.tensorrt import TensorRTEngine, TensorRTOptions
+        from electra_qa.engines.tensorrt.cuda import load_cuda
 
         settings = EngineSettings(device="gpu", max_batch_tokens=max_batch_tokens)
-        engine = TensorRTEngine(bundle, settings, options=TensorRTOptions(**options))
+        cuda = load_cuda(importer(gpu, cuda_library))
+        engine = TensorRTEngine(bundle, settings, options=TensorRTOptions(**options), cuda=cuda)
         engines.append(engine)
         return engine
-
-    def forget() -> None:
-        for name in list(sys.modules):
-            if name in installed or name == ENGINE or name.startswith(f"{ENGINE}."):
-                del sys.modules[name]
 
     yield make
     for engine in engines:
         engine.close()
-    forget()
+
+
+def importer(gpu: FakeDevice, library: str) -> Callable[[str], types.ModuleType]:
+    """Finds what a machine with this library has; cuda-python comes with both."""
+
+    def find(name: str) -> types.ModuleType:
+        if name == "cuda.bindings.driver":
+            return make_cuda_python(gpu)
+        if library == "pycuda":
+            return make_pycuda(gpu)
+        raise ModuleNotFoundError("No module named 'pycuda'", name="pycuda")
+
+    return find

@@ -32,7 +32,7 @@ _graphs: dict[str, bytes] = {}
 @lru_cache(maxsize=4)
 def _session(digest: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = 1  # more of them spin while they wait
     return onnxruntime.InferenceSession(_graphs[digest], options)
 
 
@@ -119,10 +119,20 @@ class Profile:
         opt: tuple[int, ...],
         max: tuple[int, ...],
     ) -> None:
-        ordered = all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True))
-        if not ordered or input in self.shapes:
-            raise ValueError(f"profile of {input}")
+        """Lets pass any order, any rank and any name, and takes the last; so did the compiler of
+        TensorRT for RTX 1.7."""
+        for which, shape in (("min", min), ("opt", opt), ("max", max)):
+            if any(size < 0 for size in shape):
+                text = f"Shape provided for {which} is inconsistent with other shapes."
+                raise RuntimeError(text)
         self.shapes[input] = (list(min), list(opt), list(max))
+
+    def __bool__(self) -> bool:
+        return all(
+            len(low) == len(opt) == len(high)
+            and all(a <= b <= c for a, b, c in zip(low, opt, high, strict=True))
+            for low, opt, high in self.shapes.values()
+        )
 
 
 class TimingCache:
@@ -158,7 +168,8 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
         thread.join()
 
     class Config:
-        def __init__(self) -> None:
+        def __init__(self, logger: ILogger) -> None:
+            self.logger = logger
             self.flags = {BuilderFlag.TF32}
             self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
             self.profiles: list[Profile] = []
@@ -171,6 +182,9 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
             self.flags.discard(flag)
 
         def add_optimization_profile(self, profile: Profile) -> int:
+            if not profile:
+                error(self.logger, "Invalid optimization profiles: ensure MIN<=OPT<=MAX")
+                return -1
             self.profiles.append(profile)
             return len(self.profiles) - 1
 
@@ -196,7 +210,7 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
             return Network()
 
         def create_builder_config(self) -> Config:
-            return Config()
+            return Config(self.logger)
 
         def create_optimization_profile(self) -> Profile:
             return Profile()
@@ -325,11 +339,9 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
             self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
             self._busy = threading.Lock()
-            self._thread = threading.current_thread()
             device.alive("execution contexts", 1)
 
         def _enter(self) -> None:
-            device.check_owner(self._thread, "an execution context")
             device.has_context("uses an execution context")
 
         def _refuse(self, text: str) -> bool:
@@ -442,7 +454,6 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
             return True
 
         def __del__(self) -> None:
-            device.check_owner(self._thread, "(frees) an execution context")
             device.has_context("frees an execution context")
             device.alive("execution contexts", -1)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import threading
+import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,16 +22,19 @@ from fake_device import FakeDevice
 from electra_qa.build_engine.graph_file import write_graph
 from electra_qa.bundle import Bundle, seal_bundle, write_bundle
 from electra_qa.client import AsyncClient
-from electra_qa.engines import Engine, EngineError
+from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
+from electra_qa.engines.checked_graph import checked_graph
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 from electra_qa.spans import MASKED, DecodedWindows
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowBatch, WindowSettings, make_windows
 
-from .conftest import Start
+from .conftest import Start, importer
 
 Copied = Callable[[Bundle], Bundle]
+
+both_libraries = pytest.mark.parametrize("cuda_library", ["pycuda", "cuda-python"])
 
 CONTEXT = (
     "The Normans were the people who in the 10th and 11th centuries gave their name to Normandy, "
@@ -87,28 +91,82 @@ def assert_identical(actual: DecodedWindows, expected: DecodedWindows) -> None:
         np.testing.assert_array_equal(getattr(actual, field.name), getattr(expected, field.name))
 
 
+@both_libraries
 def test_the_default_model_answers_as_on_a_cpu(
-    start: Start, bundle: Bundle, copied: Copied, reference: Engine
+    start: Start, short_bundle: Bundle, copied: Copied, reference: Engine
 ) -> None:
-    engine = start(copied(bundle), max_batch_tokens=512)
+    engine = start(copied(short_bundle), max_batch_tokens=512)
     for question in QUESTIONS:
-        batch = real_windows(bundle, question, WindowSettings(128, 48, 16))
+        batch = real_windows(short_bundle, question, WindowSettings(128, 48, 16))
         assert_same(engine.run(batch), reference.run(batch))
 
 
+@both_libraries
 def test_every_bucket(
-    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied, tiny_reference: Engine
+    start: Start, tiny_bundle: Bundle, copied: Copied, tiny_reference: Engine
 ) -> None:
-    engine = start(copied(tiny_bundle))
+    engine = start(copied(tiny_bundle), max_batch_tokens=1024)
     assert engine.buckets == (64, 128, 192, 256, 320, 384, 512)
     for length in engine.buckets:
         batch = batch_of(2, length, seed=length)
         expected = tiny_reference.run(batch)
         for _ in range(2 * engine.slots):
             assert_same(engine.run(batch), expected)
-    # In each slot a shape is enqueued as it is once, captured, and launched from then on.
-    assert gpu.count("captured") == len(engine.buckets) * engine.slots
-    assert gpu.count("graph launch") == len(engine.buckets) * engine.slots
+
+
+@both_libraries
+def test_every_shape_of_every_slot_is_run_before_the_first_batch(
+    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
+) -> None:
+    """A batch then makes, captures and enqueues nothing, whichever slot it comes to."""
+    engine = start(copied(tiny_bundle), max_batch_tokens=512)
+    shapes = {64: (1, 2, 4, 8), 128: (1, 2, 4), 192: (1, 2), 256: (1, 2)}
+    shapes |= dict.fromkeys((320, 384, 512), (1,))
+    count = sum(len(windows) for windows in shapes.values()) * engine.slots
+    assert gpu.count("captured") == count
+    assert gpu.count("graph launch") == count
+    contexts, before = gpu.live["execution contexts"], len(gpu.events)
+    assert contexts == count
+    for length, sizes in shapes.items():
+        for windows in range(1, sizes[-1] + 1):
+            for _ in range(engine.slots):
+                engine.run(batch_of(windows, length))
+    assert set(gpu.events[before:]) == {"graph launch"}
+    assert gpu.live["execution contexts"] == contexts
+
+
+@both_libraries
+def test_a_batch_lets_go_of_pythons_lock_once(
+    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
+) -> None:
+    """While it waits for the GPU. It hops to no thread, and its wait does not spin: `gpu` sees to
+    that."""
+    engine = start(copied(tiny_bundle), max_batch_tokens=128)
+    gpu.events.clear()
+    gpu.threads.clear()
+    for _ in range(engine.slots):
+        engine.run(batch_of(1, 64))
+    assert gpu.events == ["graph launch"] * engine.slots  # nothing that lets go
+    assert gpu.threads == {threading.current_thread()}
+    launcher = engine._closing.peek()[2][2].launcher
+    python_api = 4  # FUNCFLAG_PYTHONAPI, of ctypes.PYFUNCTYPE
+    held = {
+        name: bool(getattr(launcher, name).function._flags_ & python_api)
+        for name in ("_push", "_pop", "_launch", "_record", "_synchronize")
+    }
+    assert held.pop("_synchronize") is False
+    assert all(held.values())
+
+
+def test_outputs_and_inputs_are_copied_in_one_copy_each(
+    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
+) -> None:
+    gpu.faults.capture = True
+    engine = start(copied(tiny_bundle), max_batch_tokens=128)
+    gpu.events.clear()
+    engine.run(batch_of(1, 64))
+    copies = [event for event in gpu.events if event.startswith("copy")]
+    assert copies == ["copy to the GPU", "copy to the host"]
 
 
 def test_batches_of_any_size_are_padded_and_cut(
@@ -137,17 +195,18 @@ def test_a_window_over_the_budget_runs_alone(
 def test_lengths_between_buckets_are_padded(
     start: Start, tiny_bundle: Bundle, copied: Copied, tiny_reference: Engine
 ) -> None:
-    engine = start(copied(tiny_bundle))
+    engine = start(copied(tiny_bundle), max_batch_tokens=384)
     batch = batch_of(3, 80)
     assert_same(engine.run(batch), tiny_reference.run(batch))
     with pytest.raises(EngineError, match="longer than the engine's 512"):
         engine.run(batch_of(1, 513))
 
 
+@both_libraries
 def test_many_threads_keep_their_own_results(
     start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
 ) -> None:
-    engine = start(copied(tiny_bundle))
+    engine = start(copied(tiny_bundle), max_batch_tokens=640)
     batches = [batch_of(n, length, seed=n) for n in (1, 2, 3, 5) for length in (64, 128)]
     alone = [engine.run(batch) for batch in batches]
     with ThreadPoolExecutor(engine.slots + 3) as pool:
@@ -194,7 +253,7 @@ def test_another_version_gpu_or_setting_is_built_anew(
     gpu.name = "NVIDIA Fake 5090"
     start(bundle).close()
     assert gpu.count("build") == 3
-    start(bundle, max_batch_tokens=2048).close()
+    start(bundle, max_batch_tokens=384).close()
     assert gpu.count("build") == 4
     start(bundle).close()
     assert gpu.count("build") == 4
@@ -304,7 +363,7 @@ def test_timings_are_kept_for_the_next_build(
     assert (gpu.count("times"), gpu.count("reuses timing")) == (1, 1)
     (path,) = (bundle.path / "tensorrt").glob("*.timing")
     path.write_bytes(b"damaged")
-    start(bundle, max_batch_tokens=256).close()
+    start(bundle, max_batch_tokens=128).close()
     assert gpu.count("times") == 2
 
 
@@ -319,11 +378,16 @@ def test_a_bundle_that_can_not_be_written_has_its_plan_in_the_users_cache(
     assert gpu.count("build") == 1
 
 
-def test_fp32_bundles_are_built_without_tf32(
-    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_no_bundle_is_built_with_tf32(
+    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied, precision: str
 ) -> None:
-    start(copied(tiny_bundle))
-    assert gpu.count("tf32 False") == 1
+    bundle = copied(tiny_bundle)
+    renamed = f"model.{precision}.onnx"
+    files = {renamed: bundle.graph_path.read_bytes(), "tokenizer.json": b""}
+    manifest = dataclasses.replace(bundle.manifest, precision=precision)
+    start(write_bundle(bundle.path, manifest, files))
+    assert [event for event in gpu.events if event.startswith("tf32")] == ["tf32 False"]
 
 
 def test_a_refused_graph_is_told_by_its_node(
@@ -335,6 +399,29 @@ def test_a_refused_graph_is_told_by_its_node(
     files = {bundle.graph_path.name: model.SerializeToString(), "tokenizer.json": b""}
     with pytest.raises(EngineError, match=r"does not take the graph: .*'some/node', NonZero"):
         start(write_bundle(bundle.path, bundle.manifest, files))
+
+
+@pytest.mark.parametrize("length", [64, -64])
+def test_a_refused_profile_is_told(
+    fresh: Callable[[], None],  # noqa: ARG001
+    gpu: FakeDevice,
+    tiny_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    length: int,
+) -> None:
+    """TensorRT lets an order that is wrong pass, and refuses it later; a negative size it refuses
+    at once, by an error of another kind than its documentation says."""
+    from electra_qa.engines.tensorrt.build import TensorRTOptions, build_plan
+    from electra_qa.engines.tensorrt.profiles import Profiles
+
+    monkeypatch.setattr(Profiles, "max_windows", lambda *_: 0)
+    graph, profiles = checked_graph(tiny_bundle), Profiles((length,), 64)
+    gpu.stack.append(0)
+    try:
+        with pytest.raises(EngineError, match=f"refuses the profile of {length} tokens: .+"):
+            build_plan(tiny_bundle, graph, profiles, TensorRTOptions(), b"")
+    finally:
+        gpu.stack.clear()
 
 
 def test_a_failed_build_gives_tensorrts_reason(
@@ -351,13 +438,67 @@ def test_a_failed_build_gives_tensorrts_reason(
     start(bundle)
 
 
+@both_libraries
 def test_no_gpu(start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied) -> None:
+    bundle = copied(tiny_bundle)
     gpu.faults.no_gpu = True
-    with pytest.raises(EngineError, match="no CUDA-capable device"):
+    with pytest.raises(EngineError, match=r"no GPU that works: .*(?i:no.device)"):
+        start(bundle)
+    gpu.faults.no_gpu, gpu.gpus = False, 0
+    with pytest.raises(EngineError, match="CUDA sees none"):
+        start(bundle)
+
+
+def test_no_driver(start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied) -> None:
+    """cuda-python loads libcuda at the first call."""
+    gpu.faults.no_driver = True
+    with pytest.raises(EngineError, match=r"no GPU that works: .*NVIDIA driver library"):
         start(copied(tiny_bundle))
 
 
-@pytest.mark.parametrize("limit", range(0, 14, 3))
+@pytest.mark.parametrize(
+    ("error", "name", "warns"),
+    [
+        (None, "pycuda", False),
+        (ModuleNotFoundError("No module named 'pycuda'", name="pycuda"), "cuda-python", False),
+        (ModuleNotFoundError("No module named 'pytools'", name="pytools"), "cuda-python", True),
+        (ImportError("libcurand.so.10: cannot open shared object file"), "cuda-python", True),
+    ],
+)
+def test_pycuda_is_taken_where_it_can_be_loaded(
+    fresh: Callable[[], None],  # noqa: ARG001
+    gpu: FakeDevice,
+    caplog: pytest.LogCaptureFixture,
+    error: ImportError | None,
+    name: str,
+    warns: bool,
+) -> None:
+    from electra_qa.engines.tensorrt.cuda import load_cuda
+
+    def find(module: str) -> types.ModuleType:
+        if module == "pycuda.driver" and error is not None:
+            raise error
+        return importer(gpu, "pycuda")(module)
+
+    assert load_cuda(find).name == name
+    assert ("pycuda can't be loaded" in caplog.text) is warns
+
+
+def test_without_cuda_python_there_is_no_engine(
+    fresh: Callable[[], None],  # noqa: ARG001
+) -> None:
+    """`load_engine` makes of it what to install."""
+    from electra_qa.engines.tensorrt.cuda import load_cuda
+
+    def find(module: str) -> types.ModuleType:
+        raise ModuleNotFoundError(f"No module named {module!r}", name="cuda")
+
+    with pytest.raises(ImportError, match="cuda"):
+        load_cuda(find)
+
+
+@both_libraries
+@pytest.mark.parametrize("limit", [0, 2, 3, 5])
 def test_too_little_memory_frees_what_was_had(
     start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied, limit: int
 ) -> None:
@@ -366,20 +507,22 @@ def test_too_little_memory_frees_what_was_had(
         start(copied(tiny_bundle))
 
 
-def test_a_failed_context_fails_the_batch_only(
+def test_a_shape_without_room_fails_the_start(
     start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
 ) -> None:
-    engine = start(copied(tiny_bundle))
+    """And not the first batch of that shape, which may come days later."""
+    bundle = copied(tiny_bundle)
     gpu.faults.context_error = "Error Code 1: Cuda Runtime (out of memory)"
     with pytest.raises(EngineError, match=r"out of memory.*lower max_batch_tokens"):
-        engine.run(batch_of(1, 64))
+        start(bundle)
     gpu.faults.context_error = None
-    engine.run(batch_of(1, 64))
+    start(bundle).run(batch_of(1, 64))
 
 
 def test_a_failed_enqueue_fails_the_batch_only(
     start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
 ) -> None:
+    gpu.faults.capture = True  # a graph enqueues nothing
     engine = start(copied(tiny_bundle))
     gpu.faults.enqueue = True
     with pytest.raises(EngineError, match="launch failure"):
@@ -388,6 +531,7 @@ def test_a_failed_enqueue_fails_the_batch_only(
     engine.run(batch_of(1, 64))
 
 
+@both_libraries
 @pytest.mark.parametrize("seems_well", [False, True])
 def test_after_a_fault_every_run_fails_and_none_hangs(
     start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied, seems_well: bool
@@ -404,10 +548,11 @@ def test_after_a_fault_every_run_fails_and_none_hangs(
     if seems_well:
         gpu.fault = None
     for _ in range(3):
-        with pytest.raises(EngineError, match=r"restart the process.*illegal memory access"):
+        with pytest.raises(EngineError, match=r"restart the process.*CUDA_ERROR_ILLEGAL_ADDRESS"):
             engine.run(batch_of(1, 64))
 
 
+@both_libraries
 def test_a_thread_whose_context_stays_does_not_end(
     start: Start,
     gpu: FakeDevice,
@@ -422,12 +567,14 @@ def test_a_thread_whose_context_stays_does_not_end(
     monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.2)
     gpu.faults.pop = True
     engine.close()
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("gpu-")]
-    assert len(threads) >= engine.slots
+    threads = [thread for thread in threading.enumerate() if thread.name == "gpu"]
+    assert threads
     for stack in gpu.stacks.values():  # the fixture wants them empty
         stack.clear()
+    gpu.live.pop("contexts of pycuda", None)
 
 
+@both_libraries
 def test_without_capture_batches_are_enqueued(
     start: Start,
     gpu: FakeDevice,
@@ -446,6 +593,7 @@ def test_without_capture_batches_are_enqueued(
     assert gpu.count("graph launch") == 0
 
 
+@both_libraries
 def test_a_closed_engine_refuses(start: Start, tiny_bundle: Bundle, copied: Copied) -> None:
     engine = start(copied(tiny_bundle))
     engine.run(batch_of(1, 64))
@@ -456,8 +604,9 @@ def test_a_closed_engine_refuses(start: Start, tiny_bundle: Bundle, copied: Copi
             engine.run(batch_of(1, 64))
 
 
+@both_libraries
 def test_close_waits_for_what_runs(start: Start, tiny_bundle: Bundle, copied: Copied) -> None:
-    engine = start(copied(tiny_bundle))
+    engine = start(copied(tiny_bundle), max_batch_tokens=512)
     batches = [batch_of(4, 128, seed=n) for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
         runs = [pool.submit(engine.run, batch) for batch in batches]
@@ -467,30 +616,37 @@ def test_close_waits_for_what_runs(start: Start, tiny_bundle: Bundle, copied: Co
             assert error is None or "closed" in str(error)
 
 
+@both_libraries
 def test_an_engine_that_is_dropped_frees_everything(
-    gpu: FakeDevice, start: Start, tiny_bundle: Bundle, copied: Copied
+    gpu: FakeDevice, start: Start, tiny_bundle: Bundle, copied: Copied, cuda_library: str
 ) -> None:
     bundle = copied(tiny_bundle)
-    start(bundle)
-    module_engine = __import__("electra_qa.engines.tensorrt", fromlist=["TensorRTEngine"])
-    from electra_qa.engines import EngineSettings
+    start(bundle, max_batch_tokens=64)
+    from electra_qa.engines.tensorrt import TensorRTEngine
+    from electra_qa.engines.tensorrt.cuda import load_cuda
 
     before = gpu.left()
-    engine = module_engine.TensorRTEngine(bundle, EngineSettings("gpu", None, 1024))
+    settings = EngineSettings("gpu", max_batch_tokens=64)
+    cuda = load_cuda(importer(gpu, cuda_library))
+    engine = TensorRTEngine(bundle, settings, cuda=cuda)
     engine.run(batch_of(1, 64))
     assert gpu.left() != before
     del engine
     assert gpu.left() == before
 
 
+@both_libraries
 async def test_a_server_on_it_answers_as_on_a_cpu(
-    start: Start, bundle: Bundle, copied: Copied, reference: Engine
+    start: Start, short_bundle: Bundle, copied: Copied
 ) -> None:
-    settings = ServerSettings(address="127.0.0.1:0", max_batch_tokens=1024)
-    engine = start(copied(bundle), max_batch_tokens=settings.max_batch_tokens)
+    settings = ServerSettings(address="127.0.0.1:0", max_batch_tokens=256, warm_up_lengths="none")
+    engine = start(copied(short_bundle), max_batch_tokens=settings.max_batch_tokens)
     answers = []
-    for chosen in (engine, reference):
-        async with running(bundle, chosen, settings) as address, AsyncClient(address) as client:
+    for chosen in (engine, load_engine(short_bundle)):  # a server closes what it had
+        async with (
+            running(short_bundle, chosen, settings) as address,
+            AsyncClient(address) as client,
+        ):
             pairs = [(question, CONTEXT * n) for question in QUESTIONS for n in (1, 2)]
             results = [await client.answer(q, c, top_k=3) for q, c in pairs]
             answers.append([(r.text, [(a.start, a.end) for a in r.answers]) for r in results])

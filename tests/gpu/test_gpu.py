@@ -1,4 +1,5 @@
-"""The TensorRT engine on a real GPU: `pytest -m gpu`. The first run builds an engine, for minutes.
+"""The TensorRT engine on a real GPU: `pytest -m gpu`. The first run builds three engines, for
+minutes each.
 
 Written without a GPU at hand: where a bound here proves too tight or too loose on yours, the
 numbers that it prints are what we would like to know.
@@ -7,16 +8,20 @@ numbers that it prints are what we would like to know.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from electra_qa.bundle import Bundle, load_bundle
 from electra_qa.engines import Engine, EngineSettings, load_engine
@@ -26,24 +31,41 @@ from electra_qa.windows import WindowBatch, WindowSettings, make_windows
 
 MAX_BATCH_TOKENS = 2048
 SETTINGS = EngineSettings(device="gpu", max_batch_tokens=MAX_BATCH_TOKENS)
+DEFAULT_BUNDLE = Path(__file__).parents[2] / "electra_qa" / "default_bundle"
 
-# fp32 on both sides, TF32 off: only the order of additions differs.
-TOLERANCE = 1e-2
-SAME_SPANS = 0.99
+
+@dataclass(frozen=True)
+class Bound:
+    """How near the GPU's answers must be to the CPU's.
+
+    logits: of 99 in 100 logits and logarithms. same_spans: the share of windows with the same best
+    span.
+    """
+
+    logits: float
+    same_spans: float
+
+
+# fp32 on both sides, TF32 off: only the order of additions differs. fp16 is held against the fp32
+# bundle, int8 against itself on the CPU, which has in float32 or bfloat16 what the GPU has in
+# float16. Those two are guesses.
+BOUNDS = {"fp32": Bound(1e-2, 0.99), "fp16": Bound(0.1, 0.96), "int8": Bound(0.5, 0.85)}
 
 
 def missing() -> str | None:
     """Why these tests can't run here."""
-    for name in ("tensorrt", "pycuda.driver", "cuda.bindings.runtime"):
+    for name in ("tensorrt", "cuda.bindings.driver"):
         try:
             importlib.import_module(name)
         except ImportError as error:
             return f"{name} can't be imported: {error}"
-    driver: Any = importlib.import_module("pycuda.driver")
+    driver: Any = importlib.import_module("cuda.bindings.driver")
     try:
-        driver.init()
-        count = driver.Device.count()
-    except driver.Error as error:
+        status, *_ = driver.cuInit(0)
+        if status:
+            return f"CUDA says: {driver.CUresult(status).name}"
+        _, count = driver.cuDeviceGetCount()
+    except RuntimeError as error:  # there is no driver
         return f"CUDA says: {error}"
     return None if count else "CUDA sees no GPU"
 
@@ -57,13 +79,27 @@ def _needs_a_gpu() -> None:
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture(scope="module", params=list(BOUNDS))
+def precision(request: pytest.FixtureRequest, _needs_a_gpu: None) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
 def own_bundle(
-    _needs_a_gpu: None, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+    precision: str, bundle: Bundle, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """A copy, so that the engine is built here and nowhere else."""
     folder = tmp_path_factory.mktemp("gpu") / "bundle"
-    shutil.copytree(bundle.path, folder, ignore=shutil.ignore_patterns("tensorrt"))
+    if precision == "fp16":
+        from electra_qa.build_engine.build import BuildData, BuildSettings, build_bundle
+
+        settings = BuildSettings(precision="fp16")
+        return build_bundle(
+            str(checkpoint), folder, settings, BuildData(), Console(file=io.StringIO())
+        )
+    source = bundle.path if precision == "fp32" else DEFAULT_BUNDLE
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tensorrt"))
     return load_bundle(folder)
 
 
@@ -76,8 +112,8 @@ def engine(own_bundle: Bundle) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def cpu(own_bundle: Bundle) -> Engine:
-    return load_engine(own_bundle)
+def cpu(own_bundle: Bundle, bundle: Bundle, precision: str) -> Engine:
+    return load_engine(bundle if precision == "fp16" else own_bundle)
 
 
 Batches = Callable[[int], list[WindowBatch]]
@@ -119,46 +155,95 @@ def batches(own_bundle: Bundle) -> Batches:
     return make
 
 
-def compare(actual: DecodedWindows, expected: DecodedWindows) -> float:
-    """The share of windows with the same best span. Scores must be equal to TOLERANCE."""
+def compare(actual: DecodedWindows, expected: DecodedWindows, bound: Bound) -> float:
+    """The share of windows with the same best span. Logits must be within the bound."""
     for name in ("null_logits", "log_partition"):
-        np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), atol=TOLERANCE)
+        off = np.abs(getattr(actual, name) - getattr(expected, name))
+        assert np.quantile(off, 0.99) <= bound.logits, f"{name}: {np.quantile(off, [0.5, 0.99, 1])}"
     best = [decoded.span_logits[:, 0].sum(axis=1) for decoded in (actual, expected)]
-    np.testing.assert_allclose(best[0], best[1], atol=2 * TOLERANCE)
+    assert np.quantile(np.abs(best[0] - best[1]), 0.99) <= 2 * bound.logits
     return float((actual.spans[:, 0] == expected.spans[:, 0]).all(axis=1).mean())
 
 
 @pytest.mark.parametrize("length", [64, 128, 192, 256, 320, 384, 512])
 def test_every_bucket_answers_as_on_the_cpu(
-    engine: Any, cpu: Engine, batches: Batches, length: int
+    engine: Any, cpu: Engine, batches: Batches, precision: str, length: int
 ) -> None:
     assert length in engine.buckets
-    same = [compare(engine.run(batch), cpu.run(batch)) for batch in batches(length)]
-    print(f"{length} tokens: {100 * float(np.mean(same)):.2f} % the same best span")
-    assert np.mean(same) >= SAME_SPANS
+    bound = BOUNDS[precision]
+    same = [compare(engine.run(batch), cpu.run(batch), bound) for batch in batches(length)]
+    print(f"{precision}, {length} tokens: {100 * float(np.mean(same)):.2f} % the same best span")
+    assert np.mean(same) >= bound.same_spans
 
 
-def test_batches_of_every_size(engine: Any, cpu: Engine, batches: Batches) -> None:
+def test_batches_of_every_size(engine: Any, cpu: Engine, batches: Batches, precision: str) -> None:
     batch = batches(128)[0]
     for windows in range(1, len(batch.input_ids) + 1):
         part = WindowBatch(batch.input_ids[:windows], batch.bounds[:windows])
         decoded = engine.run(part)
         assert len(decoded.spans) == windows
-        compare(decoded, cpu.run(part))
+        compare(decoded, cpu.run(part), BOUNDS[precision])
 
 
 def test_a_cuda_graph_gives_what_plain_enqueue_gives(
-    engine: Any, batches: Batches, caplog: pytest.LogCaptureFixture
+    engine: Any,
+    own_bundle: Bundle,
+    batches: Batches,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The first run of a shape in a slot is enqueued, those after it launch the graph."""
+    from electra_qa.engines.tensorrt.launcher import CudaError, Launcher
+
     batch = batches(192)[0]
     part = WindowBatch(batch.input_ids[:3], batch.bounds[:3])
+    with_graphs = [engine.run(part) for _ in range(2 * engine.slots)]
+
+    def refuse(*_: object) -> int:
+        raise CudaError("a test")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(Launcher, "capture", refuse)
+        plain: Any = load_engine(own_bundle, SETTINGS)
+    assert "no CUDA graphs" in caplog.text
+    try:
+        expected = plain.run(part)
+    finally:
+        plain.close()
+    for decoded in with_graphs:
+        np.testing.assert_array_equal(decoded.spans[:, 0], expected.spans[:, 0])
+        np.testing.assert_allclose(decoded.null_logits, expected.null_logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("library", ["pycuda", "cuda-python"])
+def test_each_library_runs_it(
+    engine: Any,
+    own_bundle: Bundle,
+    batches: Batches,
+    library: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from electra_qa.engines.tensorrt import TensorRTEngine
+    from electra_qa.engines.tensorrt.cuda import load_cuda
+
+    if library == "pycuda":
+        pytest.importorskip("pycuda.driver")
+
+    def find(name: str) -> ModuleType:
+        if name == "pycuda.driver" and library != "pycuda":
+            raise ModuleNotFoundError(name, name="pycuda")
+        return importlib.import_module(name)
+
     with caplog.at_level(logging.WARNING):
-        runs = [engine.run(part) for _ in range(4 * engine.slots)]
+        one = TensorRTEngine(own_bundle, SETTINGS, cuda=load_cuda(find))
     assert "no CUDA graphs" not in caplog.text
-    for decoded in runs[1:]:
-        np.testing.assert_array_equal(decoded.spans[:, 0], runs[0].spans[:, 0])
-        np.testing.assert_allclose(decoded.null_logits, runs[0].null_logits, atol=1e-5)
+    try:
+        assert one.device.endswith(library)
+        for batch in batches(384)[:4]:
+            found, expected = one.run(batch), engine.run(batch)
+            np.testing.assert_array_equal(found.spans[:, 0], expected.spans[:, 0])
+            np.testing.assert_allclose(found.null_logits, expected.null_logits, atol=1e-5)
+    finally:
+        one.close()
 
 
 def test_many_threads_keep_their_own_results(engine: Any, batches: Batches) -> None:

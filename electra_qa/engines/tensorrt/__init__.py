@@ -1,10 +1,13 @@
-"""The GPU engine: TensorRT 11, pycuda, and CUDA graphs by cuda-python.
+"""The GPU engine: TensorRT 11, and CUDA by pycuda or cuda-python.
 
-profiles.py  which shapes the GPU runs
-build.py     from the bundle's graph to a plan
-cache.py     where plans are kept
-cuda.py      the threads that work on the GPU
-runtime.py   a batch on the GPU
+profiles.py        which shapes the GPU runs
+build.py           from the bundle's graph to a plan
+cache.py           where plans are kept
+cuda.py            what is asked of CUDA, and the thread that it is set up on
+by_pycuda.py       the one library for it
+by_cuda_python.py  the other
+launcher.py        CUDA graphs, and the calls of a batch
+runtime.py         a batch on the GPU
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import queue
 import threading
 import time
 import weakref
-from dataclasses import dataclass
 
 import tensorrt as trt
 
@@ -25,7 +27,7 @@ from .. import EngineError, EngineSettings
 from ..checked_graph import CheckedGraph, checked_graph
 from .build import TensorRTOptions, build_plan
 from .cache import PlanCache, plan_key
-from .cuda import GpuFaultError, GpuThread, describe_gpu
+from .cuda import Cuda, Gpu, GpuFaultError, GpuThread, process_cuda
 from .profiles import Profiles
 from .runtime import Slot, load_plan
 
@@ -39,74 +41,85 @@ DEFAULTS = TensorRTOptions()
 SLOTS = 2
 BATCH_TOKENS = 4096
 
-
-@dataclass(frozen=True, slots=True)
-class _Worker:
-    thread: GpuThread
-    slot: Slot
-
-
-# None stands for a worker that is closed.
-_Workers = queue.SimpleQueue[_Worker | None]
+# None stands for an engine that is closed.
+_Slots = queue.SimpleQueue[Slot | None]
 
 
 class TensorRTEngine:
     """One compiled graph on the first GPU that CUDA shows (CUDA_VISIBLE_DEVICES).
 
-    The first start on a machine builds the engine, which takes minutes; later ones load it.
+    The first start on a machine builds the engine, which takes minutes; later ones load it. Each
+    start runs every shape once in every slot, so that none is slower under traffic.
     """
 
     slots = SLOTS
 
     def __init__(
-        self, bundle: Bundle, settings: EngineSettings, *, options: TensorRTOptions = DEFAULTS
+        self,
+        bundle: Bundle,
+        settings: EngineSettings,
+        *,
+        options: TensorRTOptions = DEFAULTS,
+        cuda: Cuda | None = None,
     ) -> None:
-        """Raises EngineError where there is no GPU, or TensorRT does not take the graph."""
+        """cuda: the library to use; None for pycuda where it is installed, else cuda-python.
+
+        Raises EngineError where there is no GPU, or TensorRT does not take the graph.
+        """
         graph = checked_graph(bundle)
         limit = bundle.manifest.max_seq_length_limit
         self.batch_tokens = settings.max_batch_tokens or BATCH_TOKENS
         profiles = Profiles.up_to(limit, self.batch_tokens)
         self.buckets = profiles.lengths
         self._fault: str | None = None
-        self._workers: _Workers = queue.SimpleQueue()
-        threads: list[GpuThread] = []
+        self._free: _Slots = queue.SimpleQueue()
+        cuda = cuda or process_cuda()
+        thread = GpuThread("gpu", cuda)
+        slots: list[Slot] = []
         # Also at the interpreter's exit, while threads still run.
-        self._closing = weakref.finalize(self, _close, self._workers, threads)
+        self._closing = weakref.finalize(self, _close, self._free, slots, thread)
         no_graphs = threading.Event()
         try:
-            for index in range(SLOTS):
-                # One by one: those before one that fails are closed.
-                threads.append(GpuThread(f"gpu-{index}"))  # noqa: PERF401
-            gpu = threads[0].call(describe_gpu)
-            plan = threads[0].call(_plan, bundle, graph, profiles, options)
-            n_best_size = bundle.manifest.n_best_size
-            for thread in threads:
-                # Each loads the plan: weights twice, but nothing of CUDA is shared by threads.
-                slot = thread.call(Slot, plan, profiles, n_best_size, options, no_graphs)
-                self._workers.put(_Worker(thread, slot))
+            gpu = thread.call(cuda.gpu)
+            plan = thread.call(_plan, bundle, graph, profiles, options, gpu)
+            started = time.monotonic()
+            for _ in range(SLOTS):
+                # Each loads the plan: weights twice, but nothing of TensorRT is shared by threads.
+                slot = thread.call(
+                    Slot,
+                    plan,
+                    profiles,
+                    bundle.manifest.n_best_size,
+                    options,
+                    cuda,
+                    thread.launcher,
+                    no_graphs,
+                )
+                slots.append(slot)
+                self._free.put(slot)
+            shapes = len(profiles.shapes())
+            log.info("ran %d shapes to warm up in %.1f s", shapes, time.monotonic() - started)
         except BaseException:
-            for _ in range(SLOTS - self._workers.qsize()):
-                self._workers.put(None)
             self.close()
             raise
         self.device = (
             f"GPU ({gpu.name}, compute capability {gpu.compute_capability}, "
-            f"{gpu.memory / 2**30:.0f} GiB), TensorRT {trt.__version__}"
+            f"{gpu.memory / 2**30:.0f} GiB), TensorRT {trt.__version__}, {cuda.name}"
         )
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
-        worker = self._workers.get()
+        slot = self._free.get()
         try:
-            if worker is None:
+            if slot is None:
                 raise EngineError("the engine is closed")
             if self._fault is not None:
                 raise EngineError(f"the GPU failed before, restart the process: {self._fault}")
-            return worker.thread.call(worker.slot.run, batch)
+            return slot.run(batch)
         except GpuFaultError as error:
             self._fault = str(error)
             raise EngineError(f"restart the process: {error}") from error
         finally:
-            self._workers.put(worker)
+            self._free.put(slot)
 
     def close(self) -> None:
         """Wait for the batches that run, and free what the GPU holds. Later runs fail."""
@@ -114,10 +127,9 @@ class TensorRTEngine:
 
 
 def _plan(
-    bundle: Bundle, graph: CheckedGraph, profiles: Profiles, options: TensorRTOptions
+    bundle: Bundle, graph: CheckedGraph, profiles: Profiles, options: TensorRTOptions, gpu: Gpu
 ) -> bytes:
     """The plan that is kept, where TensorRT takes it; else a new one, which is kept."""
-    gpu = describe_gpu()
     cache = PlanCache(bundle, gpu, trt.__version__)
     key = plan_key(bundle, profiles, options, gpu, trt.__version__)
     plan = cache.load_plan(key)
@@ -137,11 +149,10 @@ def _plan(
     return plan
 
 
-def _close(workers: _Workers, threads: list[GpuThread]) -> None:
-    for _ in threads:
-        worker = workers.get()
-        if worker is not None:
-            worker.thread.call(worker.slot.close)
-    for thread in threads:
-        thread.close()
-    workers.put(None)
+def _close(free: _Slots, slots: list[Slot], thread: GpuThread) -> None:
+    # All of them first: to free memory waits for whatever the GPU does.
+    for slot in [free.get() for _ in slots]:
+        if slot is not None:
+            thread.call(slot.close)
+    thread.close()
+    free.put(None)

@@ -14,7 +14,7 @@ import tensorrt as trt
 from ...bundle import Bundle
 from .. import EngineError
 from ..checked_graph import CheckedGraph
-from .profiles import INPUTS, Profiles, graph_tensors
+from .profiles import INPUTS, Profiles, Tensor, graph_tensors
 
 log = logging.getLogger(__name__)
 
@@ -101,30 +101,43 @@ def build_plan(
     parser = _parse(bundle, graph, network)
     config = builder.create_builder_config()
     cache = _set_timing_cache(config, timing_cache)
-    if bundle.manifest.precision == "fp32":
-        # TF32 is on by default: it rounds what a MatMul multiplies to 10 bits of mantissa, as
-        # float16 has. A bundle that says fp32 gives the answers that it was measured with.
-        config.clear_flag(trt.BuilderFlag.TF32)
+    # TF32 is on by default: it rounds what a float32 MatMul multiplies to 10 bits of mantissa, as
+    # float16 has. What a graph has in float32 is meant so: all of it, or in the lower precisions
+    # the span head.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     tensors = graph_tensors(bundle.manifest.n_best_size)
     for length in profiles.lengths:
-        most = profiles.max_windows(length)
-        profile = builder.create_optimization_profile()
-        for name in INPUTS:
-            # Tuned for full batches: under load they are the rule, and without it time is there.
-            smallest, largest = (tensors[name].shape(n, length) for n in (1, most))
-            profile.set_shape(name, smallest, largest, largest)
-        if config.add_optimization_profile(profile) < 0:
-            raise EngineError(f"TensorRT refuses the profile of {length} tokens: {why()}")
+        _add_profile(builder, config, tensors, length, profiles.max_windows(length))
     plan = builder.build_serialized_network(network, config)
     bundle.check_unchanged(graph.data)
     if plan is None:
         raise EngineError(f"TensorRT can't build the engine: {why()}")
     del parser  # not before: weights of the network are the parser's memory
     return bytes(plan), b"" if cache is None else bytes(cache.serialize())
+
+
+def _add_profile(
+    builder: Any, config: Any, tensors: dict[str, Tensor], length: int, most: int
+) -> None:
+    """For 1 to `most` windows of a length."""
+    profile = builder.create_optimization_profile()
+    try:
+        for name in INPUTS:
+            # Tuned for full batches: under load they are the rule, and without it time is there.
+            smallest, largest = (tensors[name].shape(n, length) for n in (1, most))
+            profile.set_shape(name, smallest, largest, largest)
+        # What set_shape lets pass, an order that is wrong, comes out here.
+        index = config.add_optimization_profile(profile)
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(
+            f"TensorRT refuses the profile of {length} tokens: {error}: {why()}"
+        ) from error
+    if index < 0:
+        raise EngineError(f"TensorRT refuses the profile of {length} tokens: {why()}")
 
 
 def _parse(bundle: Bundle, graph: CheckedGraph, network: Any) -> Any:

@@ -27,7 +27,8 @@ from .profiles import Profiles
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+# One more with each change of how plans are built: 2 has TF32 off in every precision.
+FORMAT = 2
 FOLDER = "tensorrt"
 
 

@@ -1,20 +1,27 @@
-"""CUDA: the threads that work on the GPU, and what the GPU is. By pycuda and cuda-python."""
+"""What the engine asks of CUDA, and the thread that it sets up and tears down on.
+
+Two libraries give it: pycuda where it is installed, else cuda-python, which also gives what pycuda
+does not have, CUDA graphs.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from types import ModuleType
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-import pycuda.driver as cuda
-from cuda.bindings import runtime as cudart
+import numpy as np
+import numpy.typing as npt
 
 from .. import EngineError
+from .launcher import CudaError, Launcher
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +30,9 @@ T = TypeVar("T")
 
 # How long closing waits for a thread, in seconds. Longer only where the GPU hangs or is lost.
 CLOSE_TIMEOUT_S = 5.0
+
+# The default stream would wait for the other slot's work, and makes TensorRT synchronize.
+NON_BLOCKING_STREAM = 1  # CU_STREAM_NON_BLOCKING
 
 
 class GpuFaultError(EngineError):
@@ -39,30 +49,104 @@ class Gpu:
     memory: int
 
 
-def describe_gpu() -> Gpu:
-    """The GPU that the calling `GpuThread` works on."""
-    device = cuda.Device(0)
-    major, minor = device.compute_capability()
-    return Gpu(device.name(), f"{major}.{minor}", device.total_memory())
+class Memory(Protocol):
+    """Memory on the GPU."""
+
+    address: int
+
+    def free(self) -> None: ...
+
+
+class PinnedMemory(Protocol):
+    """Memory of the host that the GPU copies from and to by itself. content: uint8 [size]."""
+
+    content: npt.NDArray[np.uint8]
+
+    def free(self) -> None: ...
+
+
+class Stream(Protocol):
+    """handle: what TensorRT and the driver know it by."""
+
+    handle: int
+
+    def free(self) -> None: ...
+
+
+class Cuda(Protocol):
+    """The driver's calls, on the first GPU that it shows. All of them raise CudaError.
+
+    What is made here is made and freed in one `GpuThread`. Streams and memory are used in any
+    thread that the GPU's context is current in, see `Launcher.current`.
+    """
+
+    name: str
+
+    def start(self) -> Launcher:
+        """Before anything else; again for each engine. Raises EngineError where there is no GPU."""
+
+    def gpu(self) -> Gpu: ...
+
+    def push(self) -> None:
+        """Make the GPU's context the calling thread's."""
+
+    def pop(self) -> None: ...
+
+    def stream(self) -> Stream: ...
+
+    def allocate(self, size: int) -> Memory:
+        """size: in bytes, more than 0."""
+
+    def pinned(self, size: int) -> PinnedMemory: ...
+
+    def copy_to_gpu(self, memory: Memory, host: PinnedMemory, size: int, stream: Stream) -> None:
+        """Enqueue a copy of the first `size` bytes."""
+
+    def copy_to_host(self, host: PinnedMemory, memory: Memory, size: int, stream: Stream) -> None:
+        """Enqueue a copy of the first `size` bytes."""
+
+
+def load_cuda(find: Callable[[str], ModuleType] = importlib.import_module) -> Cuda:
+    """pycuda where it is installed and can be loaded, cuda-python otherwise.
+
+    find: imports a module by its name. Raises ImportError where cuda-python is missing.
+    """
+    from .by_cuda_python import CudaPython
+    from .by_pycuda import PyCuda
+
+    driver = find("cuda.bindings.driver")
+    try:
+        pycuda = find("pycuda.driver")
+    except ImportError as error:
+        if error.name != "pycuda":  # it is there, and a library that it was built with is not
+            log.warning("pycuda can't be loaded, so cuda-python is used: %s", error)
+        return CudaPython(driver)
+    return PyCuda(pycuda, driver)
+
+
+@functools.cache
+def process_cuda() -> Cuda:
+    """The one of this process, kept until its end."""
+    return load_cuda()
 
 
 class GpuThread:
     """A thread with the GPU's context, that runs the calls it is handed, one after another.
 
-    Contexts, streams and buffers belong to one such thread: made, used and freed in it. pycuda
-    frees nothing from another thread.
+    pycuda frees nothing in a thread that it has not pushed its context in, and warns and leaks
+    instead; so what it makes is made and freed here.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cuda: Cuda) -> None:
         """Raises EngineError where there is no GPU that works."""
         self._tasks: _Tasks = queue.SimpleQueue()
-        started: Future[None] = Future()
+        started: Future[Launcher] = Future()
         # A daemon: the interpreter waits for other threads before it runs what closes this one.
         self._thread = threading.Thread(
-            target=_work, args=(self._tasks, started), name=name, daemon=True
+            target=_work, args=(cuda, self._tasks, started), name=name, daemon=True
         )
         self._thread.start()
-        started.result()
+        self.launcher = started.result()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it in the thread and wait. Raises what it raises."""
@@ -82,55 +166,37 @@ class GpuThread:
 _Tasks = queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
-def _work(tasks: _Tasks, started: Future[None]) -> None:
+def _work(cuda: Cuda, tasks: _Tasks, started: Future[Launcher]) -> None:
     try:
-        _primary_context().push()
-    except cuda.Error as error:
+        launcher = cuda.start()
+        cuda.push()
+    except CudaError as error:
         started.set_exception(EngineError(f"no GPU that works: CUDA says: {error}"))
         return
     except BaseException as error:
         started.set_exception(error)
         return
     try:
-        started.set_result(None)
+        started.set_result(launcher)
         while (task := tasks.get()) is not None:
             future, call = task
             try:
                 future.set_result(call())
             except BaseException as error:
                 future.set_exception(_without_frames(error))
+            del task, future, call  # what a call closes over may be the engine itself
     finally:
-        _pop()
+        _pop(cuda)
 
 
-def _pop() -> None:
+def _pop(cuda: Cuda) -> None:
     """pycuda aborts the process when a thread ends whose stack of contexts isn't empty. Where CUDA
     refuses even to pop, after a fault, the thread stays, so that the process can end in order."""
     try:
-        cuda.Context.pop()
-    except cuda.Error:
+        cuda.pop()
+    except CudaError:
         log.exception("CUDA does not let go of the GPU: restart the process")
         threading.Event().wait()
-
-
-_primary_lock = threading.Lock()
-_primary: list[Any] = []
-
-
-def _primary_context() -> Any:
-    """The context that CUDA's runtime, and so TensorRT, uses too. Another one would not know their
-    streams and buffers.
-
-    Retained once and never released: libraries that the process shares it with don't expect it
-    to go, and it goes with the process.
-    """
-    with _primary_lock:
-        if not _primary:
-            cuda.init()
-            if cuda.Device.count() == 0:
-                raise EngineError("no GPU: CUDA sees none (is CUDA_VISIBLE_DEVICES set?)")
-            _primary.append(cuda.Device(0).retain_primary_context())
-        return _primary[0]
 
 
 def _without_frames(error: BaseException) -> BaseException:
@@ -140,15 +206,3 @@ def _without_frames(error: BaseException) -> BaseException:
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
     return error
-
-
-class CudaRuntimeError(Exception):
-    """A call of CUDA's runtime failed; the message is CUDA's name for it."""
-
-
-def check(result: tuple[Any, ...]) -> Any:
-    """What a call of cuda-python returned, without its status. Raises CudaRuntimeError."""
-    status, *values = result
-    if status != cudart.cudaError_t.cudaSuccess:
-        raise CudaRuntimeError(getattr(status, "name", str(status)))
-    return values[0] if values else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,9 @@ LENGTHS = (64, 128, 192, 256, 320, 384, 512)
 
 # Stands for the length of a batch in a shape.
 LENGTH = -1
+
+# TensorRT takes no other address, in bytes.
+ALIGNMENT = 256
 
 INPUTS = ("input_ids", "bounds")
 OUTPUTS = ("spans", "span_logits", "null_logits", "log_partition", "logits")
@@ -57,6 +63,32 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor of a shape lies in the memory that it shares with others, in bytes."""
+
+    offset: int
+    size: int
+    dtype: npt.DTypeLike
+    shape: tuple[int, ...]
+
+    def view(self, block: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """The tensor, without a copy. block: uint8 [bytes]."""
+        return block[self.offset : self.offset + self.size].view(self.dtype).reshape(self.shape)
+
+
+def places(tensors: Iterable[Tensor], shape: Shape) -> tuple[dict[str, Place], int]:
+    """The tensors one after another, so that one copy moves all of them; and their bytes."""
+    found = {}
+    size = 0
+    for tensor in tensors:
+        full = tensor.shape(shape.windows, shape.length)
+        offset = -(-size // ALIGNMENT) * ALIGNMENT
+        size = offset + math.prod(full) * np.dtype(tensor.dtype).itemsize
+        found[tensor.name] = Place(offset, size - offset, tensor.dtype, full)
+    return found, size
+
+
+@dataclass(frozen=True, slots=True)
 class Profiles:
     """lengths: the buckets, rising. max_batch_tokens: the budget of one run, padding included."""
 
@@ -70,6 +102,16 @@ class Profiles:
 
     def max_windows(self, length: int) -> int:
         return max(1, self.max_batch_tokens // length)
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """All that `fit` gives."""
+        return tuple(
+            dict.fromkeys(
+                self.fit(windows, length)
+                for length in self.lengths
+                for windows in range(1, self.max_windows(length) + 1)
+            )
+        )
 
     def fit(self, windows: int, length: int) -> Shape:
         """The smallest shape that holds a batch. Its windows are a power of two, or the most.
