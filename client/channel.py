@@ -12,7 +12,7 @@ from .errors import ElectraQAError, UnavailableError
 # gRPC looks up a name that it has not found again after pauses of up to two minutes, which nothing
 # sets; a new channel looks at once. How old one may get that finds nothing, in seconds.
 LOOK_UP_AGAIN_S = 2.0
-# After so long a wait for the server's health it is looked at why it does not come, and for how long.
+# After so long a wait for the server's health it is asked why it does not come, for so long.
 LONGEST_WATCH_S = 5.0
 CHECK_S = 1.0
 _NAME_NOT_FOUND = ("errors resolving", "DNS resolution failed")
