@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar, Unpack
@@ -19,7 +19,7 @@ from electra_qa.credentials import Credentials, Tls
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import channel_options
+from .channel import CHECK_S, LONGEST_WATCH_S, LOOK_UP_AGAIN_S, channel_options, name_not_found
 from .cutting import Room, asked_again, calls, halves, is_too_large
 from .documents import (
     Document,
@@ -30,6 +30,7 @@ from .documents import (
 )
 from .errors import (
     ClosedError,
+    DeadlineExceededError,
     ElectraQAError,
     UnavailableError,
     from_rpc,
@@ -92,11 +93,20 @@ class AsyncClient:
         self._closed = False
         # What `answer_many` cuts its calls by, once it has asked.
         self._limits: pb.GetInfoResponse | None = None
-        credentials = Credentials(tls, token, insecure)
-        self._metadata = credentials.metadata
-        self._channel = credentials.open_async_channel(address, channel_options())
+        self._credentials = Credentials(tls, token, insecure)
+        self._metadata = self._credentials.metadata
+        self._connect()
+
+    def _connect(self) -> None:
+        self._channel = self._credentials.open_async_channel(self.address, channel_options())
         self._stub = QuestionAnsweringStub(self._channel)
         self._health = HealthStub(self._channel)
+        self._made = self._loop.time()
+
+    def _look_up_again(self) -> None:
+        """See `Client._look_up_again`."""
+        if self._loop.time() - self._made > LOOK_UP_AGAIN_S:
+            self._connect()
 
     async def __aenter__(self) -> Self:
         self._check()
@@ -141,7 +151,10 @@ class AsyncClient:
         try:
             yield
         except grpc.RpcError as error:
-            raise _closed() if self._closed else from_rpc(error) from None
+            failure = _closed() if self._closed else from_rpc(error)
+            if name_not_found(failure):
+                self._look_up_again()
+            raise failure from None
         except (asyncio.CancelledError, grpc.aio.UsageError):
             # Closing cancels the calls, not those who wait for them.
             task = asyncio.current_task()
@@ -154,19 +167,34 @@ class AsyncClient:
 
     async def wait_until_ready(self, timeout: float | None = None) -> None:
         """See `Client.wait_until_ready`."""
+        give_up = self._loop.time() + self._seconds(timeout)
+        while True:
+            left = give_up - self._loop.time()
+            try:
+                if await self._becomes_healthy(min(left, LONGEST_WATCH_S)):
+                    return
+            except DeadlineExceededError:
+                if left <= LONGEST_WATCH_S:
+                    raise
+                # Unlike the watch it says why, and where it is the name that is looked up again.
+                with suppress(ElectraQAError), self._failures():
+                    await self._health.Check(health_pb2.HealthCheckRequest(), timeout=CHECK_S)
+            else:
+                raise UnavailableError("the server ended its health watch")
+
+    async def _becomes_healthy(self, seconds: float) -> bool:
         self._check()
-        seconds = grpc_timeout(self._seconds(timeout))
         watch = self._health.Watch(
-            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=seconds
+            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=grpc_timeout(seconds)
         )
         try:
             with self._failures():
                 async for response in watch:
                     if response.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
+                        return True
         finally:
             watch.cancel()
-        raise UnavailableError("the server ended its health watch")
+        return False
 
     async def info(self, *, timeout: float | None = None) -> pb.GetInfoResponse:
         """See `Client.info`."""

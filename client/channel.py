@@ -7,6 +7,16 @@ from typing import Any
 
 from electra_qa.channels import RECONNECT, keepalive
 
+from .errors import ElectraQAError, UnavailableError
+
+# gRPC looks up a name that it has not found again after pauses of up to two minutes, which nothing
+# sets; a new channel looks at once. How old one may get that finds nothing, in seconds.
+LOOK_UP_AGAIN_S = 2.0
+# After so long a wait for the server's health it is asked why it does not come, for so long.
+LONGEST_WATCH_S = 5.0
+CHECK_S = 1.0
+_NAME_NOT_FOUND = ("errors resolving", "DNS resolution failed")
+
 # What no server has begun to answer is tried again by gRPC itself, for a second or so: enough for a
 # load balancer to turn to another server, not for one that starts anew. Not AnswerStream: gRPC
 # keeps the messages of a stream that it may try again, and now and then never ends such a one where
@@ -32,6 +42,11 @@ _SERVICE_CONFIG = {
         }
     ],
 }
+
+
+def name_not_found(failure: ElectraQAError) -> bool:
+    """Whether the channel of a call has no address to connect to."""
+    return isinstance(failure, UnavailableError) and str(failure).startswith(_NAME_NOT_FOUND)
 
 
 def channel_options() -> list[tuple[str, Any]]:

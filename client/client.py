@@ -6,12 +6,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar, Unpack
 
 import grpc
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from electra_qa.credentials import Credentials, Tls
@@ -19,7 +20,7 @@ from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import channel_options
+from .channel import CHECK_S, LONGEST_WATCH_S, LOOK_UP_AGAIN_S, channel_options, name_not_found
 from .cutting import Room, asked_again, calls, halves, is_too_large
 from .documents import (
     Document,
@@ -30,6 +31,7 @@ from .documents import (
 )
 from .errors import (
     ClosedError,
+    DeadlineExceededError,
     ElectraQAError,
     UnavailableError,
     from_rpc,
@@ -67,6 +69,7 @@ class _Connection:
         self.questions = QuestionAnsweringStub(self.channel)
         self.health = HealthStub(self.channel)
         self.pid = os.getpid()
+        self.made = time.monotonic()
 
 
 class Client:
@@ -139,23 +142,42 @@ class Client:
         try:
             yield
         except grpc.RpcError as error:
-            raise _closed() if self._closed else from_rpc(error) from None
+            failure = _closed() if self._closed else from_rpc(error)
+            if name_not_found(failure):
+                self._look_up_again()
+            raise failure from None
         except (ValueError, grpc.FutureCancelledError):
             # Another thread closed it just before the call was made.
             if self._closed:
                 raise _closed() from None
             raise
 
+    def _look_up_again(self) -> None:
+        """No call is under way that has found a server: the old channel is let go, not closed."""
+        if time.monotonic() - self._connection.made > LOOK_UP_AGAIN_S:
+            self._connection = _Connection(self.address, self._credentials)
+
     def _seconds(self, timeout: float | None) -> float:
         return seconds_of(timeout, self.timeout)
 
     def wait_until_ready(self, timeout: float | None = None) -> None:
         """Return once the server's health is SERVING. Raises DeadlineExceededError."""
-        seconds = grpc_timeout(self._seconds(timeout))
-        with self._failures():
-            if becomes_healthy(self._open().health, seconds):
-                return
-        raise UnavailableError("the server ended its health watch")
+        give_up = time.monotonic() + self._seconds(timeout)
+        while True:
+            left = give_up - time.monotonic()
+            try:
+                with self._failures():
+                    health = self._open().health
+                    if becomes_healthy(health, grpc_timeout(min(left, LONGEST_WATCH_S))):
+                        return
+            except DeadlineExceededError:
+                if left <= LONGEST_WATCH_S:
+                    raise
+                # Unlike the watch it says why, and where it is the name that is looked up again.
+                with suppress(ElectraQAError), self._failures():
+                    self._open().health.Check(health_pb2.HealthCheckRequest(), timeout=CHECK_S)
+            else:
+                raise UnavailableError("the server ended its health watch")
 
     def info(self, *, timeout: float | None = None) -> pb.GetInfoResponse:
         """The model that answers, its defaults, and the limits of the server."""

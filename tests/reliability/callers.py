@@ -13,8 +13,16 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from electra_qa.client import AsyncClient, Client, ElectraQAError, Result, UnavailableError
+from electra_qa.client import (
+    AsyncClient,
+    Client,
+    ElectraQAError,
+    ResourceExhaustedError,
+    Result,
+    UnavailableError,
+)
 from electra_qa.client.errors import from_rpc
+from electra_qa.client.stream_end import Responses
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import open_inference_grpc_pb2 as oip
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
@@ -176,13 +184,13 @@ async def infer(to: Connections, numbers: Numbers) -> AsyncIterator[Outcome]:
 async def infer_stream(to: Connections, numbers: Numbers) -> AsyncIterator[Outcome]:
     stub: Any = GRPCInferenceServiceStub(to.raw)
     parts = [numbers[place : place + 2] for place in range(0, len(numbers), 2)]
-    call = stub.ModelStreamInfer(map(infer_request, parts), timeout=60)
-    following = iter(parts)
+    responses = Responses(stub.ModelStreamInfer(map(infer_request, parts), timeout=60))
     try:
-        async for said in call:
+        for part in parts:
+            said: oip.ModelStreamInferResponse = await responses.next()
             if said.error_message:
                 raise ElectraQAError(said.error_message)
-            for each in inferred(next(following), said.infer_response):
+            for each in inferred(part, said.infer_response):
                 yield each
     except grpc.RpcError as error:
         raise from_rpc(error) from None
@@ -223,6 +231,8 @@ class Tally:
     answered: Counter[str] = field(default_factory=Counter)
     wrong: list[tuple[str, int, str, Answer]] = field(default_factory=list)
     failed: list[tuple[str, ElectraQAError]] = field(default_factory=list)
+    # Told when to come again, as a machine under load may do: no failure.
+    refused: int = 0
     # No new questions once it is set.
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     # What is UNAVAILABLE is asked again; else it ends its caller.
@@ -236,9 +246,15 @@ class Tally:
 
     @property
     def counts(self) -> Counter[str]:
-        counts = Counter(answered=self.answered.total(), wrong=len(self.wrong))
+        counts = Counter(
+            answered=self.answered.total(), wrong=len(self.wrong), refused=self.refused
+        )
         counts.update(type(error).__name__ for _, error in self.failed)
         return counts
+
+
+def retry_after(failure: ElectraQAError) -> float | None:
+    return failure.retry_after_s if isinstance(failure, ResourceExhaustedError) else None
 
 
 async def keep_asking(kind: Kind, address: str, first: int, tally: Tally) -> None:
@@ -260,9 +276,13 @@ async def keep_asking(kind: Kind, address: str, first: int, tally: Tally) -> Non
                             missing = [one for one in missing if one != number]
                 except ElectraQAError as error:
                     failures.append(error)
+                assert failures or not missing, f"{name} ended without {missing}"
+                delays = [delay for one in failures if (delay := retry_after(one)) is not None]
+                failures = [one for one in failures if retry_after(one) is None]
+                tally.refused += len(delays)
                 tally.failed += [(name, failure) for failure in failures]
                 if not failures:
-                    assert not missing, f"{name} ended without {missing}"
+                    await asyncio.sleep(max(delays, default=0))
                 elif not tally.asks_again or not all(
                     isinstance(failure, UnavailableError) for failure in failures
                 ):
