@@ -23,6 +23,8 @@ OPTIONS = {
     "top_k": INTEGER,
     "max_answer_length": INTEGER,
     "null_score_diff_threshold": ("double_param", *INTEGER),
+    "max_overlap": ("double_param", *INTEGER),
+    "every_place": ("bool_param",),
 }
 # In microseconds; 0 for none.
 TIMEOUT = "timeout"

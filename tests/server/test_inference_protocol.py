@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -241,6 +242,20 @@ async def test_only_the_outputs_that_were_asked_for_come(serving: Serving) -> No
         response = await stub(channel).ModelInfer(request)
     assert [output.name for output in response.outputs] == ["end", "answer"]
     assert len(response.raw_output_contents) == 2
+
+
+async def test_answers_that_do_not_overlap_and_answers_of_every_place(serving: Serving) -> None:
+    choices: dict[str, Any] = {"top_k": 4, "max_overlap": 0.0, "every_place": True}
+    async with serving() as client, grpc.aio.insecure_channel(client.address) as channel:
+        asked = stub(channel)
+        request = typed(["who?"], [CONTEXT], null_score_diff_threshold=ALWAYS, **choices)
+        found = columns(await asked.ModelInfer(request))
+        ours = await client.answer("who?", CONTEXT, null_score_diff_threshold=ALWAYS, **choices)
+        overlapping = await client.answer("who?", CONTEXT, top_k=4)
+    assert found["start"] == ([1, 4], [answer.start for answer in ours.answers])
+    places = sorted((answer.start, answer.end) for answer in ours.answers)
+    assert all(one[1] <= other[0] for one, other in pairwise(places))
+    assert overlapping.answers[1:] != ours.answers[1:]
 
 
 async def test_parameters_of_triton_that_mean_nothing_here_are_taken(serving: Serving) -> None:
