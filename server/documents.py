@@ -17,7 +17,7 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 
 from .best_answers import BestAnswers, Document
 from .calls import Calls
-from .errors import InvalidRequestError, RequestError
+from .errors import InvalidRequestError, OverloadedError, RequestError
 from .handlers import parse, parsed
 from .merging import Answered
 from .model import Model
@@ -63,7 +63,8 @@ async def answer_documents(
     with ExitStack() as held:
         held.enter_context(calls.holding(first.raw))
         keep = asked.read_top is not None
-        documents = _documents(first, messages, calls, held, best, keep=keep)
+        most_bytes = settings.max_inflight_bytes if keep else None
+        documents = _documents(first, messages, calls, held, best, most_bytes)
         if keep:
             documents = _promising([one async for one in documents], asked, model, deadline)
         await reading.read(documents)
@@ -113,11 +114,14 @@ async def _documents(
     calls: Calls,
     held: ExitStack,
     best: BestAnswers,
-    *,
-    keep: bool,
+    most_bytes: int | None,
 ) -> AsyncIterator[Document]:
-    """Of all messages, in their order. keep: their bytes count until the call ends."""
-    index = 0
+    """Of all messages, in their order.
+
+    most_bytes: that they may hold together, where they are kept until the call ends; None where
+        each goes when it has been worked on.
+    """
+    index, size = 0, len(first.raw)
     message: _Message | None = first
     while message is not None:
         for document in message.content.documents:
@@ -126,7 +130,7 @@ async def _documents(
             best.came(1)
             yield Document(index, document.id, document.text)
             index += 1
-        if not keep:
+        if most_bytes is None:
             held.close()
         message = await anext(messages, None)
         if message is not None:
@@ -134,7 +138,27 @@ async def _documents(
                 raise InvalidRequestError(
                     "question and options are of the first message; later ones have documents alone"
                 )
+            size += len(message.raw)
+            if most_bytes is not None and size > most_bytes:
+                # Not for want of room: it would be so each time.
+                raise InvalidRequestError(
+                    f"with read_top all documents are held: over {most_bytes} bytes of them "
+                    "(max_inflight_bytes); give fewer, or leave read_top out"
+                )
+            await _hold(message, calls, held, waits=most_bytes is None)
+
+
+async def _hold(message: _Message, calls: Calls, held: ExitStack, *, waits: bool) -> None:
+    """waits: for room, where the call holds nothing that others could wait for; what it has done
+    would be lost. Else raises OverloadedError."""
+    while True:
+        try:
             held.enter_context(calls.holding(message.raw))
+            return
+        except OverloadedError as error:
+            if not waits or error.retry_delay_s is None:
+                raise
+            await asyncio.sleep(error.retry_delay_s)
 
 
 async def _promising(

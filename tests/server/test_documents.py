@@ -81,11 +81,39 @@ async def test_what_is_held_until_the_end_is_bounded(serving: Serving) -> None:
     documents = ["word " * 19_000 for _ in range(40)]
     limits = {"max_message_bytes": 2**20, "max_inflight_bytes": 2**20}
     async with serving(**limits) as client:
-        with pytest.raises(ResourceExhaustedError, match="max_inflight_bytes"):
-            await client.answer_documents(QUESTION, iter(documents), read_top=1)
+        for given in (documents, iter(documents)):  # a list isn't sent again for ever
+            with pytest.raises(InvalidArgumentError, match="max_inflight_bytes"):
+                await client.answer_documents(QUESTION, given, read_top=1)
         assert (await client.answer_documents(QUESTION, documents[:3], read_top=1)).documents == 3
         # And the bytes of the refused call are free again.
         assert (await client.answer_documents(QUESTION, documents)).documents_read == 40
+
+
+async def test_a_call_under_way_waits_for_the_bytes_of_others(
+    serving: Serving, engine: GatedEngine
+) -> None:
+    one = "word " * 19_000
+    async with serving(max_message_bytes=150_000, max_inflight_bytes=200_000) as client:
+        begun = asyncio.Event()
+
+        async def documents() -> AsyncIterator[str]:
+            yield one
+            yield one  # with this one the first is a message of its own
+            await asyncio.sleep(0.3)
+            engine.open.clear()
+            begun.set()
+            await asyncio.sleep(0.3)
+            yield one
+            yield one
+
+        asked = asyncio.create_task(client.answer_documents(QUESTION, documents()))
+        await begun.wait()
+        others = [asyncio.create_task(client.answer(f"{QUESTION} {n}", one)) for n in range(2)]
+        await asyncio.sleep(1)
+        assert not asked.done()
+        engine.open.set()
+        assert (await asked).documents_read == 4
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 async def test_the_deadline_ends_it(serving: Serving, engine: GatedEngine) -> None:
