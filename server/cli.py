@@ -138,7 +138,7 @@ def find_and_load(choice: ModelChoice, settings: EngineSettings) -> tuple[Bundle
     if choice.model is not None:
         log.info("looking for a bundle of %s; it may have to be built", choice.model)
     # What a build says is for who watches, and no lines of this log.
-    return load(choice.path(progress=sys.stderr.isatty()), settings)
+    return load(choice.path(settings.device, progress=sys.stderr.isatty()), settings)
 
 
 def load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:
