@@ -66,8 +66,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.option(
     "--streams",
     type=click.IntRange(min=1),
-    help="Batches that a CPU computes side by side, on a share of the threads each.  "
-    "[default: one for every four threads]",
+    help="Batches that are computed side by side, on a CPU on a share of the threads each.  "
+    "[default: one for every four threads, on a GPU 2]",
 )
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
