@@ -64,6 +64,17 @@ def test_each_precision_compiles(
     print(f"{precision}, {capability}: {len(compiled.kernels)} kernels a batch")
 
 
+def test_few_windows_have_kernels_of_their_own_and_no_stream_waits(
+    bundles: dict[str, Bundle],
+) -> None:
+    compiled = compile_bundle(bundles["fp16"], "SM89", LENGTHS, max_batch_tokens=16_384)
+    assert compiled.fused_attention == 2 * LAYERS
+    assert compiled.kinds["wait"] == 0
+    spread = compile_bundle(bundles["fp16"], "SM89", LENGTHS, auxiliary_streams=None)
+    assert spread.kinds["wait"] > 0
+    print(f"on streams of its own choice: {spread.kinds['wait']} waits a batch")
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def half_of_each_family(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
