@@ -256,7 +256,7 @@ def bench(
         concurrency = max(1, OFFLINE_QUESTIONS // size)
     load = Load(qps, concurrency, offline, sweep)
     with _reported():
-        bundle = choice.path()
+        bundle = choice.path(device)
         workload = (
             read_workload(data, questions)
             if data is not None

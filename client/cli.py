@@ -279,10 +279,10 @@ def _local(server: ServerChoice, settings: list[Effective]) -> dict[str, Any]:
     if choice == ModelChoice():
         choice = ModelChoice(*(in_force[one.name].value for one in fields(ModelChoice)))
         choice.check()
-    bundle = load_bundle(choice.path())
     values = {one.name: in_force[one.name].value for one in fields(EngineSettings)}
     if in_force["engine"].value is not None:
         values["device"] = in_force["engine"].value
+    bundle = load_bundle(choice.path(values["device"]))
     try:
         device = load_engine(bundle, EngineSettings(**values)).device
     except EngineError as error:

@@ -46,7 +46,7 @@ class ElectraQAReader:
     address: of a server that runs already, HOST:PORT or unix:/PATH, instead.
     token: of the hub; with `address` the bearer token of the server there.
     device: "cpu" or "gpu", of the private server.
-    precision: "fp32" by default, "fp16" or "int8", of a `model`.
+    precision: "fp32", "fp16" or "int8", of a `model`; by default "fp32", and "fp16" on a GPU.
     top_k: how many answers, beside the one that there is none.
     score_threshold: answers with a lower score are left out.
     max_seq_length, stride: of the windows, and how much two of them share, in tokens.

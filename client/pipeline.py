@@ -79,7 +79,8 @@ def pipeline(
     token: of the hub; with `address` the bearer token of the server there.
     device: "cpu" or -1, the default; "cuda" or 0, one GPU.
     dtype, torch_dtype: float32 or float16 (for which bfloat16 stands too); "auto" is the default.
-        `precision` is the same in our words, "fp32" by default, "fp16" or "int8".
+        `precision` is the same in our words, "fp32", "fp16" or "int8"; by default
+        "fp32", and "fp16" on a GPU.
     model_kwargs: its dtype is taken, as it was.
     local_files_only: ask the hub nothing.
     bundle: a bundle's folder, and nothing else.

@@ -48,6 +48,7 @@ class PrivateServer(ServerProcess):
                     tokenizer=tokenizer,
                     token=token,
                     local_files_only=local_files_only,
+                    device=device,
                 )
             # One caller pays less for a cold length than for warming up all of them.
             super().__init__(bundle, device=device, arguments=["--warm-up-lengths", "none"])

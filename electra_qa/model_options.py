@@ -26,12 +26,16 @@ class ModelChoice:
     revision: str | None = None
     precision: Precision | None = None
 
-    def path(self, *, progress: bool = True) -> Path:
-        """Of the bundle; a model may be built for it. Raises ModelError."""
+    def path(self, device: str, *, progress: bool = True) -> Path:
+        """Of the bundle; a model may be built for it, and for the device. Raises ModelError."""
         if self.model is None:
             return self.bundle or default_bundle_path()
         return bundle_for(
-            self.model, revision=self.revision, precision=self.precision, progress=progress
+            self.model,
+            revision=self.revision,
+            precision=self.precision,
+            device=device,
+            progress=progress,
         )
 
     def check(self) -> None:
@@ -65,7 +69,7 @@ def model_options(bundle_help: str) -> Callable[[Command], Command]:
             click.option(
                 "--precision",
                 type=click.Choice(PRECISIONS),
-                help="Of the bundle that is built of --model.  [default: fp32]",
+                help="Of the bundle that is built of --model.  [default: fp32, on a GPU fp16]",
             ),
             click.option(
                 "--revision", help="Of a --model of the hub: a branch, a tag or a commit."

@@ -66,8 +66,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.option(
     "--streams",
     type=click.IntRange(min=1),
-    help="Batches that a CPU computes side by side, on a share of the threads each.  "
-    "[default: one for every four threads]",
+    help="Batches that are computed side by side, on a CPU on a share of the threads each.  "
+    "[default: one for every four threads, on a GPU 2]",
 )
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)
@@ -138,7 +138,7 @@ def find_and_load(choice: ModelChoice, settings: EngineSettings) -> tuple[Bundle
     if choice.model is not None:
         log.info("looking for a bundle of %s; it may have to be built", choice.model)
     # What a build says is for who watches, and no lines of this log.
-    return load(choice.path(progress=sys.stderr.isatty()), settings)
+    return load(choice.path(settings.device, progress=sys.stderr.isatty()), settings)
 
 
 def load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:

@@ -57,8 +57,8 @@ class EngineSettings:
     device: "cpu" (OpenVINO; for int8 on a CPU without VNNI ONNX Runtime), "gpu" (TensorRT), or
         "null" (nothing is computed).
     threads: CPU threads to use; None for as many as the process may run on at a time.
-    streams: how many batches a CPU computes side by side, each on its share of the threads; None
-        for what suits the machine.
+    streams: how many batches are computed side by side, on a CPU each on its share of the threads;
+        None for what suits the machine.
     max_batch_tokens: the token budget of one run, padding included; None for what suits the
         machine.
     hardware_compatible, version_compatible: of a TensorRT engine file: let it run on other GPUs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from functools import cache
 
 import openvino
@@ -22,6 +21,7 @@ from . import (
     usable_cpus,
 )
 from .checked_graph import checked_graph
+from .pool import Pool
 
 # x86 has no float16 arithmetic to speak of. What these compute in float16 on a GPU is computed in
 # bfloat16 here where the CPU has that, and in float32 elsewhere.
@@ -78,9 +78,7 @@ class OpenVINOEngine:
         streams = compiled.get_property("NUM_STREAMS")  # at most one for each thread
         self.batch_tokens = cpu_batch_tokens(settings, threads // streams)
         self.slots = streams + 1
-        self._requests: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
-        for _ in range(self.slots):
-            self._requests.put(compiled.create_infer_request())
+        self._requests = Pool(compiled.create_infer_request() for _ in range(self.slots))
         self.device = (
             f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME')}), "
             f"{streams} × {threads // streams} threads, "
@@ -90,22 +88,18 @@ class OpenVINOEngine:
         )
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
-        request = self._requests.get()
-        try:
-            results = request.infer(
-                {"input_ids": batch.input_ids, "bounds": batch.bounds}, share_inputs=True
-            )
+        inputs = {"input_ids": batch.input_ids, "bounds": batch.bounds}
+        with self._requests.one() as request:
+            try:
+                results = request.infer(inputs, share_inputs=True)
+            except RuntimeError as error:
+                raise EngineError(f"OpenVINO failed on a batch: {_reason(error)}") from error
             # Copies, since the request's own memory is the next batch's: a few numbers a window.
             return DecodedWindows(**{name: results[name] for name in OUTPUTS})
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed on a batch: {_reason(error)}") from error
-        finally:
-            self._requests.put(request)
 
     def close(self) -> None:
         """OpenVINO frees a compiled graph with its last reference."""
-        while not self._requests.empty():
-            self._requests.get()
+        self._requests.close()
 
 
 def _reason(error: Exception) -> str:

@@ -228,6 +228,13 @@ def test_commands_take_a_model(checkpoint: Path, tiny: Path) -> None:
     assert "is a folder" in run(*ask, "--model", str(tiny), "--revision", "x", exit_code=1).stderr
 
 
+def test_for_a_gpu_a_model_is_built_in_fp16(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not there is one."""
+    monkeypatch.setenv("ELECTRA_QA_SERVE_DEVICE", "gpu")
+    facts = json.loads(run("info", "--json", "--model", str(tiny)).stdout)
+    assert facts["bundle"]["precision"] == "fp16"
+
+
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [

@@ -43,6 +43,23 @@ def test_calls_from_many_threads_keep_their_own_results(
             )
 
 
+def test_a_closed_engine_refuses(bundle: Bundle, tokenizer: Tokenizer) -> None:
+    """Whoever waits for it, and whoever comes later: nobody waits for ever."""
+    engine = load_engine(bundle)
+    batch = batch_of(tokenizer, "Who came?")
+    with ThreadPoolExecutor(engine.slots + 4) as pool:
+        runs = [pool.submit(engine.run, batch) for _ in range(60)]
+        runs[0].result(timeout=60)
+        engine.close()
+        engine.close()
+        errors = [run.exception(timeout=60) for run in runs]
+        runs = [pool.submit(engine.run, batch) for _ in range(engine.slots + 4)]
+        errors_after = [run.exception(timeout=60) for run in runs]
+    assert {str(error) for error in errors if error is not None} <= {"the engine is closed"}
+    assert {str(error) for error in errors_after} == {"the engine is closed"}
+    assert {type(error) for error in errors_after} == {EngineError}
+
+
 def test_a_refused_graph_is_told_by_its_reason(bundle: Bundle, tmp_path: Path) -> None:
     other = write_bundle(tmp_path, bundle.manifest, {"model.fp32.onnx": b"", "tokenizer.json": b""})
     with pytest.raises(EngineError) as caught:

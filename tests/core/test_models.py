@@ -118,6 +118,27 @@ def test_a_token_is_in_the_environment_and_never_on_the_command_line(
     assert called()["environment"]["HF_HUB_OFFLINE"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "fp32"),
+        ({"device": "null"}, "fp32"),
+        ({"device": "gpu"}, "fp16"),
+        ({"device": "gpu", "precision": "int8"}, "int8"),
+    ],
+)
+def test_on_a_gpu_the_default_is_fp16(
+    build: Callable[..., Any], arguments: dict[str, Any], expected: str
+) -> None:
+    called = build()
+    bundle_for("some/model", **arguments)
+    assert f"--precision={expected}" in called()["arguments"]
+
+
+def test_a_bundle_keeps_its_precision_on_a_gpu(bundle: Bundle) -> None:
+    assert bundle_for(bundle.path, device="gpu") == bundle.path
+
+
 def test_without_the_extra_it_names_the_command_that_helps(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

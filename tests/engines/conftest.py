@@ -117,12 +117,17 @@ def start(gpu: FakeDevice, cuda_library: str, fresh: Callable[[], None]) -> Iter
     """Makes a TensorRTEngine as a new process would."""
     engines = []
 
-    def make(bundle: Bundle, max_batch_tokens: int = 256, **options: bool) -> Any:
+    def make(
+        bundle: Bundle,
+        max_batch_tokens: int = 256,
+        streams: int | None = None,
+        **options: int | None,
+    ) -> Any:
         fresh()
         from electra_qa.engines.tensorrt import TensorRTEngine, TensorRTOptions
         from electra_qa.engines.tensorrt.cuda import load_cuda
 
-        settings = EngineSettings(device="gpu", max_batch_tokens=max_batch_tokens)
+        settings = EngineSettings(device="gpu", max_batch_tokens=max_batch_tokens, streams=streams)
         cuda = load_cuda(importer(gpu, cuda_library))
         engine = TensorRTEngine(bundle, settings, options=TensorRTOptions(**options), cuda=cuda)
         engines.append(engine)

@@ -174,6 +174,8 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
             self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
             self.profiles: list[Profile] = []
             self.cache: Any = lambda: None
+            self.max_aux_streams = -1  # TensorRT chooses
+            self.builder_optimization_level = 3
 
         def set_flag(self, flag: BuilderFlag) -> None:
             self.flags.add(flag)
@@ -234,6 +236,8 @@ def make_tensorrt(device: FakeDevice) -> types.ModuleType:
             _graphs[digest] = network.graph
             device.note("build")
             device.note(f"tf32 {BuilderFlag.TF32 in config.flags}")
+            device.note(f"auxiliary streams {config.max_aux_streams}")
+            device.note(f"optimization level {config.builder_optimization_level}")
             header = {
                 "version": version,
                 "gpu": device.name,

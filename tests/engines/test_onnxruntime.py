@@ -102,6 +102,15 @@ def test_calls_from_many_threads_keep_their_own_results(int8: Bundle, tokenizer:
             np.testing.assert_array_equal(getattr(actual, field.name), expected)
 
 
+def test_a_closed_engine_refuses(int8: Bundle, tokenizer: Tokenizer) -> None:
+    engine = OnnxRuntimeEngine(int8, EngineSettings(threads=1))
+    engine.close()
+    engine.close()
+    with ThreadPoolExecutor(2) as pool:
+        for run in [pool.submit(engine.run, batch_of(tokenizer)) for _ in range(2)]:
+            assert str(run.exception(timeout=60)) == "the engine is closed"
+
+
 @pytest.mark.parametrize(("exact", "library"), [(True, "OpenVINO"), (False, "ONNX Runtime")])
 def test_it_serves_int8_where_openvino_is_not_exact(
     int8: Bundle, monkeypatch: pytest.MonkeyPatch, exact: bool, library: str

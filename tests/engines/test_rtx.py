@@ -4,120 +4,30 @@ into one kernel; not how fast that is, nor what it computes."""
 
 from __future__ import annotations
 
-import re
-import sys
-import types
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from electra_qa.build_engine.build import BuildSettings
+from electra_qa.build_engine.check import check_graph
 from electra_qa.bundle import Bundle, load_bundle, write_bundle
 from electra_qa.engines import EngineError
-from electra_qa.engines.checked_graph import checked_graph
 
+from ..checkpoints import KINDS, make_checkpoint
 from .conftest import build
+from .rtx_compiler import compile_bundle, refusal
+from .small_graphs import BAD, GOOD, STRICTER
 
-rtx: Any = pytest.importorskip(
-    "tensorrt_rtx_bindings", reason="TensorRT for RTX is not installed: the extra rtx"
-)
-
-CAPABILITY = "SM89"
-# The shortest and the usual one: each costs the compiler a second or two.
-LENGTHS = (64, 384)
+# Ampere, Ada and Blackwell. It knows no Hopper.
+CAPABILITIES = ("SM80", "SM89", "SM120")
+# The usual one: each costs the compiler a second or two.
+LENGTHS = (384,)
 LAYERS = 6  # of the default model
-# A line of the log for each kernel.
-LAYER = r"^Name: (.+?), LayerType: (?:kgen|gemm),"
+TINY_LAYERS = 3  # of those in checkpoints.py
 PRECISIONS = ("fp32", "fp16", "int8")
 DEFAULT_BUNDLE = Path(__file__).parents[2] / "electra_qa" / "default_bundle"
-
-
-@dataclass
-class Compiled:
-    """inputs, outputs: (type, shape) by name, as the parser had them. kernels: their names, for all
-    lengths."""
-
-    inputs: dict[str, Any] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    kernels: list[str] = field(default_factory=list)
-    plan: bytes = b""
-
-
-def fake_tensorrt(compiled: Compiled) -> types.ModuleType:
-    """`tensorrt` as `build.py` uses it, that builds for a GPU which is not there."""
-    module = types.ModuleType("tensorrt")
-    vars(module).update({name: getattr(rtx, name) for name in dir(rtx) if name[:2] != "__"})
-
-    class Listening(rtx.ILogger):  # type: ignore[misc]
-        def __init__(self, logger: Any) -> None:
-            rtx.ILogger.__init__(self)
-            self._logger = logger
-
-        def log(self, severity: Any, msg: str) -> None:
-            if severity == rtx.ILogger.Severity.VERBOSE:
-                compiled.kernels += re.findall(LAYER, msg, re.MULTILINE)
-            else:
-                self._logger.log(severity, msg)
-
-    class Builder(rtx.Builder):  # type: ignore[misc]
-        def __init__(self, logger: Any) -> None:
-            self._listening = Listening(logger)
-            super().__init__(self._listening)
-
-        def create_builder_config(self) -> Any:
-            config = super().create_builder_config()
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(getattr(rtx.ComputeCapability, CAPABILITY), 0)
-            config.profiling_verbosity = rtx.ProfilingVerbosity.DETAILED
-            return config
-
-        def build_serialized_network(self, network: Any, config: Any) -> Any:
-            sides = (
-                (compiled.inputs, network.num_inputs, network.get_input),
-                (
-                    compiled.outputs,
-                    network.num_outputs,
-                    network.get_output,
-                ),
-            )
-            for found, count, get in sides:
-                for tensor in map(get, range(count)):
-                    found[tensor.name] = (np.dtype(rtx.nptype(tensor.dtype)), tuple(tensor.shape))
-            return super().build_serialized_network(network, config)
-
-    module.Builder = Builder  # type: ignore[attr-defined]
-    return module
-
-
-@pytest.fixture(scope="module")
-def compile_bundle() -> Iterator[Callable[[Bundle], Compiled]]:
-    """Through our own `build_plan`. Raises EngineError."""
-    name = "electra_qa.engines.tensorrt"
-
-    def forget() -> None:
-        for module in list(sys.modules):
-            if module in ("tensorrt", name) or module.startswith(f"{name}."):
-                del sys.modules[module]
-
-    def compile_it(bundle: Bundle) -> Compiled:
-        compiled = Compiled()
-        forget()
-        sys.modules["tensorrt"] = fake_tensorrt(compiled)
-        from electra_qa.engines.tensorrt.build import TensorRTOptions, build_plan
-        from electra_qa.engines.tensorrt.profiles import Profiles
-
-        graph = checked_graph(bundle)
-        profiles = Profiles(LENGTHS, 2048)
-        compiled.plan, _ = build_plan(bundle, graph, profiles, TensorRTOptions(), b"")
-        return compiled
-
-    yield compile_it
-    forget()
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +39,14 @@ def bundles(
     return {"fp32": bundle, "fp16": half, "int8": load_bundle(DEFAULT_BUNDLE)}
 
 
+@pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_each_precision_compiles(
-    compile_bundle: Callable[[Bundle], Compiled], bundles: dict[str, Bundle], precision: str
+    bundles: dict[str, Bundle], precision: str, capability: str
 ) -> None:
     bundle = bundles[precision]
     assert bundle.manifest.precision == precision
-    compiled = compile_bundle(bundle)
+    compiled = compile_bundle(bundle, capability, LENGTHS)
     assert compiled.plan
     spans = bundle.manifest.n_best_size
     int32, float32 = np.dtype(np.int32), np.dtype(np.float32)
@@ -147,17 +58,60 @@ def test_each_precision_compiles(
         "log_partition": (float32, (-1, 2)),
         "logits": (float32, (-1, -1, 2)),
     }
-    assert len(compiled.kernels) > len(LENGTHS) * LAYERS
-    fused = [name for name in compiled.kernels if name.startswith("_gemm_mha_v2")]
-    # One a layer and length. This compiler has none for float32.
-    assert len(fused) == (0 if precision == "fp32" else LAYERS * len(LENGTHS))
-    print(f"{precision}: {len(compiled.kernels) / len(LENGTHS):.0f} kernels a batch")
+    assert len(compiled.kernels) > LAYERS
+    # One a layer. This compiler has none for float32.
+    assert compiled.fused_attention == (0 if precision == "fp32" else LAYERS)
+    print(f"{precision}, {capability}: {len(compiled.kernels)} kernels a batch")
 
 
-def test_a_half_is_not_added_to_a_float(
-    compile_bundle: Callable[[Bundle], Compiled], bundle: Bundle, tmp_path: Path
+def test_few_windows_have_kernels_of_their_own_and_no_stream_waits(
+    bundles: dict[str, Bundle],
 ) -> None:
-    """The compiler has teeth: nothing is promoted."""
+    compiled = compile_bundle(bundles["fp16"], "SM89", LENGTHS, max_batch_tokens=16_384)
+    assert compiled.fused_attention == 2 * LAYERS
+    assert compiled.kinds["wait"] == 0
+    spread = compile_bundle(bundles["fp16"], "SM89", LENGTHS, auxiliary_streams=None)
+    assert spread.kinds["wait"] > 0
+    print(f"on streams of its own choice: {spread.kinds['wait']} waits a batch")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def half_of_each_family(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """In fp16."""
+    folder = make_checkpoint(request.param, tmp_path_factory.mktemp(request.param))
+    return build(folder, folder / "bundle", BuildSettings(precision="fp16"))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_each_family_compiles(half_of_each_family: Bundle, capability: str) -> None:
+    compiled = compile_bundle(half_of_each_family, capability, LENGTHS)
+    assert compiled.plan
+    assert compiled.fused_attention == TINY_LAYERS
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_our_checker_takes_the_compiler_takes(name: str) -> None:
+    assert check_graph(GOOD[name]) == []
+    assert refusal(GOOD[name]) == ""
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_the_compiler_refuses_our_checker_refuses(name: str) -> None:
+    assert refusal(BAD[name]) != ""
+    assert check_graph(BAD[name]) != []
+
+
+@pytest.mark.parametrize("name", STRICTER)
+def test_what_only_our_checker_refuses(name: str) -> None:
+    """By TensorRT's documentation. A rule that it is too strict in costs us nothing."""
+    assert check_graph(STRICTER[name]) != []
+    assert refusal(STRICTER[name]) == ""
+
+
+def test_a_half_is_not_added_to_a_float_in_our_graph(bundle: Bundle, tmp_path: Path) -> None:
+    """Nothing is promoted, and the node is named."""
     model = onnx.load(bundle.graph_path)
     make, types_ = onnx.helper.make_node, onnx.TensorProto
     model.graph.node.extend(
@@ -170,4 +124,4 @@ def test_a_half_is_not_added_to_a_float(
     files = {bundle.graph_path.name: model.SerializeToString(), "tokenizer.json": b""}
     mixed = write_bundle(tmp_path, bundle.manifest, files)
     with pytest.raises(EngineError, match=r"(?s)mixed.*Half.*Float"):
-        compile_bundle(mixed)
+        compile_bundle(mixed, "SM89", LENGTHS)

@@ -18,6 +18,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 from fake_device import FakeDevice
+from hypothesis import given
+from hypothesis import strategies as st
 
 from electra_qa.build_engine.graph_file import write_graph
 from electra_qa.bundle import Bundle, seal_bundle, write_bundle
@@ -390,6 +392,60 @@ def test_no_bundle_is_built_with_tf32(
     assert [event for event in gpu.events if event.startswith("tf32")] == ["tf32 False"]
 
 
+def test_a_batch_stays_on_one_stream_unless_asked(
+    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
+) -> None:
+    """And what was asked belongs to the plan."""
+    bundle = copied(tiny_bundle)
+    start(bundle).close()
+    start(bundle, auxiliary_streams=None).close()
+    start(bundle, auxiliary_streams=2, optimization_level=5).close()
+    start(bundle).close()
+    assert gpu.count("build") == 3
+    found = [event for event in gpu.events if event.startswith(("auxiliary", "optimization"))]
+    assert found == [
+        *("auxiliary streams 0", "optimization level 3"),
+        *("auxiliary streams -1", "optimization level 3"),
+        *("auxiliary streams 2", "optimization level 5"),
+    ]
+
+
+def test_as_many_slots_as_streams_were_asked_for(
+    start: Start, gpu: FakeDevice, tiny_bundle: Bundle, copied: Copied
+) -> None:
+    engine = start(copied(tiny_bundle), max_batch_tokens=64, streams=3)
+    assert engine.slots == 3
+    assert gpu.live["execution contexts"] == 3 * len(engine.buckets)
+
+
+def test_a_batch_gets_a_shape_that_its_profile_has(
+    fresh: Callable[[], None],  # noqa: ARG001
+) -> None:
+    from electra_qa.engines.tensorrt.profiles import Profiles
+
+    @given(st.integers(64, 512), st.integers(1, 20_000), st.data())
+    def holds(limit: int, tokens: int, data: st.DataObject) -> None:
+        profiles = Profiles.up_to(limit, tokens)
+        length = data.draw(st.sampled_from(profiles.lengths))
+        most = profiles.max_windows(length)
+        windows = data.draw(st.integers(1, most))
+        shape = profiles.fit(windows, length)
+        assert shape in profiles.shapes()
+        assert shape.length == length
+        assert windows <= shape.windows < min(2 * windows, windows + 8)
+        profile = profiles.all[shape.profile]
+        assert profile.length == length
+        assert profile.fewest <= shape.windows <= profile.most
+        assert profile.fewest <= profile.tuned <= profile.most
+        assert profile.most <= 8 or shape.windows > 8
+        # None overlaps, and none is missing.
+        of_length = [one for one in profiles.all if one.length == length]
+        counts = [n for one in of_length for n in range(one.fewest, one.most + 1)]
+        assert counts == list(range(1, most + 1))
+
+    holds()
+
+
 def test_a_refused_graph_is_told_by_its_node(
     start: Start, tiny_bundle: Bundle, copied: Copied
 ) -> None:
@@ -418,7 +474,7 @@ def test_a_refused_profile_is_told(
     graph, profiles = checked_graph(tiny_bundle), Profiles((length,), 64)
     gpu.stack.append(0)
     try:
-        with pytest.raises(EngineError, match=f"refuses the profile of {length} tokens: .+"):
+        with pytest.raises(EngineError, match=f"refuses Profile.length={length}, .*: .+"):
             build_plan(tiny_bundle, graph, profiles, TensorRTOptions(), b"")
     finally:
         gpu.stack.clear()

@@ -6,7 +6,6 @@ exact on it, and little more than half as fast.
 
 from __future__ import annotations
 
-import queue
 from importlib import metadata
 
 import onnx
@@ -25,6 +24,7 @@ from .. import (
     steps,
 )
 from ..checked_graph import checked_graph
+from ..pool import Pool
 from .graph import Rewritten, without_saturation
 
 
@@ -38,7 +38,6 @@ class OnnxRuntimeEngine:
         streams = min(threads, settings.streams or cpu_streams(threads))
         self.slots = streams
         self.batch_tokens = cpu_batch_tokens(settings, threads // streams)
-        self._sessions: queue.SimpleQueue[onnxruntime.InferenceSession] = queue.SimpleQueue()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads // streams
         # A thread that waits for the next batch must leave its core to the rest of the server.
@@ -48,10 +47,10 @@ class OnnxRuntimeEngine:
             graph = rewritten.graph.SerializeToString()
             self._weights = list(rewritten.weights.values())
             options.add_external_initializers(list(rewritten.weights), self._weights)
-            for _ in range(streams):
-                self._sessions.put(
-                    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-                )
+            self._sessions = Pool(
+                onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+                for _ in range(streams)
+            )
         except BundleError:
             raise
         except Exception as error:  # of many kinds, all of its own
@@ -62,19 +61,16 @@ class OnnxRuntimeEngine:
         )
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
-        session = self._sessions.get()
-        try:
-            feed = {"input_ids": batch.input_ids, "bounds": batch.bounds}
-            return DecodedWindows(*session.run(list(OUTPUTS), feed))
-        except Exception as error:
-            raise EngineError(f"ONNX Runtime failed on a batch: {error}") from error
-        finally:
-            self._sessions.put(session)
+        feed = {"input_ids": batch.input_ids, "bounds": batch.bounds}
+        with self._sessions.one() as session:
+            try:
+                return DecodedWindows(*session.run(list(OUTPUTS), feed))
+            except Exception as error:
+                raise EngineError(f"ONNX Runtime failed on a batch: {error}") from error
 
     def close(self) -> None:
         """ONNX Runtime frees a session with its last reference."""
-        while not self._sessions.empty():
-            self._sessions.get()
+        self._sessions.close()
 
 
 def _rewritten(bundle: Bundle) -> Rewritten:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 DEFAULTS = TensorRTOptions()
 
-# So many batches at a time: while one computes, the next one's inputs are copied.
+# So many batches at a time, unless it is set: while one computes, the next one's inputs are copied.
 SLOTS = 2
 BATCH_TOKENS = 4096
 
@@ -51,8 +51,6 @@ class TensorRTEngine:
     The first start on a machine builds the engine, which takes minutes; later ones load it. Each
     start runs every shape once in every slot, so that none is slower under traffic.
     """
-
-    slots = SLOTS
 
     def __init__(
         self,
@@ -69,6 +67,7 @@ class TensorRTEngine:
         graph = checked_graph(bundle)
         limit = bundle.manifest.max_seq_length_limit
         self.batch_tokens = settings.max_batch_tokens or BATCH_TOKENS
+        self.slots = settings.streams or SLOTS
         profiles = Profiles.up_to(limit, self.batch_tokens)
         self.buckets = profiles.lengths
         self._fault: str | None = None
@@ -83,7 +82,7 @@ class TensorRTEngine:
             gpu = thread.call(cuda.gpu)
             plan = thread.call(_plan, bundle, graph, profiles, options, gpu)
             started = time.monotonic()
-            for _ in range(SLOTS):
+            for _ in range(self.slots):
                 # Each loads the plan: weights twice, but nothing of TensorRT is shared by threads.
                 slot = thread.call(
                     Slot,

@@ -14,7 +14,7 @@ import tensorrt as trt
 from ...bundle import Bundle
 from .. import EngineError
 from ..checked_graph import CheckedGraph
-from .profiles import INPUTS, Profiles, Tensor, graph_tensors
+from .profiles import INPUTS, Profile, Profiles, Tensor, graph_tensors
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +24,22 @@ SHRINK = "lower max_batch_tokens, or build the bundle with a lower max_seq_lengt
 
 @dataclass(frozen=True, slots=True)
 class TensorRTOptions:
-    """What a plan may be moved to. Both cost speed.
+    """How a plan is built.
 
-    hardware_compatible: to any GPU from Ampere on; it can be built on those only.
-    version_compatible: to later TensorRT versions of the same major version.
+    hardware_compatible: to be moved to any GPU from Ampere on; it can be built on those only. Costs
+        speed.
+    version_compatible: to be moved to later TensorRT versions of the same major version. Costs
+        speed.
+    auxiliary_streams: how many more streams than one TensorRT may spread a batch over; None for as
+        many as it likes. TensorRT for RTX then has 20 signals and 26 waits between streams in a
+        batch of ours, for branches of a few small kernels.
+    optimization_level: TensorRT's, 0 to 5: how long it looks for the best kernels.
     """
 
     hardware_compatible: bool = False
     version_compatible: bool = False
+    auxiliary_streams: int | None = 0
+    optimization_level: int = 3
 
 
 class CollectingLogger(trt.ILogger):  # type: ignore[misc]
@@ -105,13 +113,16 @@ def build_plan(
     # float16 has. What a graph has in float32 is meant so: all of it, or in the lower precisions
     # the span head.
     config.clear_flag(trt.BuilderFlag.TF32)
+    if options.auxiliary_streams is not None:
+        config.max_aux_streams = options.auxiliary_streams
+    config.builder_optimization_level = options.optimization_level
     if options.hardware_compatible:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     tensors = graph_tensors(bundle.manifest.n_best_size)
-    for length in profiles.lengths:
-        _add_profile(builder, config, tensors, length, profiles.max_windows(length))
+    for profile in profiles.all:
+        _add_profile(builder, config, tensors, profile)
     plan = builder.build_serialized_network(network, config)
     bundle.check_unchanged(graph.data)
     if plan is None:
@@ -120,24 +131,18 @@ def build_plan(
     return bytes(plan), b"" if cache is None else bytes(cache.serialize())
 
 
-def _add_profile(
-    builder: Any, config: Any, tensors: dict[str, Tensor], length: int, most: int
-) -> None:
-    """For 1 to `most` windows of a length."""
+def _add_profile(builder: Any, config: Any, tensors: dict[str, Tensor], shapes: Profile) -> None:
     profile = builder.create_optimization_profile()
     try:
         for name in INPUTS:
-            # Tuned for full batches: under load they are the rule, and without it time is there.
-            smallest, largest = (tensors[name].shape(n, length) for n in (1, most))
-            profile.set_shape(name, smallest, largest, largest)
+            counts = (shapes.fewest, shapes.tuned, shapes.most)
+            profile.set_shape(name, *(tensors[name].shape(n, shapes.length) for n in counts))
         # What set_shape lets pass, an order that is wrong, comes out here.
         index = config.add_optimization_profile(profile)
     except (RuntimeError, ValueError) as error:
-        raise EngineError(
-            f"TensorRT refuses the profile of {length} tokens: {error}: {why()}"
-        ) from error
+        raise EngineError(f"TensorRT refuses {shapes}: {error}: {why()}") from error
     if index < 0:
-        raise EngineError(f"TensorRT refuses the profile of {length} tokens: {why()}")
+        raise EngineError(f"TensorRT refuses {shapes}: {why()}")
 
 
 def _parse(bundle: Bundle, graph: CheckedGraph, network: Any) -> Any:

@@ -27,8 +27,8 @@ from .profiles import Profiles
 
 log = logging.getLogger(__name__)
 
-# One more with each change of how plans are built: 2 has TF32 off in every precision.
-FORMAT = 2
+# One more with each change of how plans are built: 3 has profiles for few windows.
+FORMAT = 3
 FOLDER = "tensorrt"
 
 
@@ -49,6 +49,8 @@ class PlanKey:
     max_batch_tokens: int
     hardware_compatible: bool
     version_compatible: bool
+    auxiliary_streams: int | None
+    optimization_level: int
     format: int = FORMAT
 
     @property
@@ -75,6 +77,8 @@ def plan_key(
         max_batch_tokens=profiles.max_batch_tokens,
         hardware_compatible=options.hardware_compatible,
         version_compatible=options.version_compatible,
+        auxiliary_streams=options.auxiliary_streams,
+        optimization_level=options.optimization_level,
     )
 
 

@@ -14,8 +14,12 @@ import numpy.typing as npt
 from ...windows import BOUNDS
 from .. import EngineError
 
-# An optimization profile each, and kernels tuned for it.
+# An optimization profile or two each, and kernels chosen for them.
 LENGTHS = (64, 128, 192, 256, 320, 384, 512)
+
+# Up to so many windows have a profile of their own, where a full batch has more: kernels for a full
+# batch keep little of the GPU busy with one window.
+FEW = 8
 
 # Stands for the length of a batch in a shape.
 LENGTH = -1
@@ -55,7 +59,7 @@ def graph_tensors(n_best_size: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A shape that the GPU runs. profile: the index of its length."""
+    """A shape that the GPU runs. profile: an index in `Profiles.all`."""
 
     profile: int
     windows: int
@@ -89,6 +93,16 @@ def places(tensors: Iterable[Tensor], shape: Shape) -> tuple[dict[str, Place], i
 
 
 @dataclass(frozen=True, slots=True)
+class Profile:
+    """From `fewest` to `most` windows of a length; kernels are chosen for `tuned` of them."""
+
+    length: int
+    fewest: int
+    tuned: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Profiles:
     """lengths: the buckets, rising. max_batch_tokens: the budget of one run, padding included."""
 
@@ -103,6 +117,17 @@ class Profiles:
     def max_windows(self, length: int) -> int:
         return max(1, self.max_batch_tokens // length)
 
+    @property
+    def all(self) -> tuple[Profile, ...]:
+        return tuple(profile for length in self.lengths for profile in self._of(length))
+
+    def _of(self, length: int) -> tuple[Profile, ...]:
+        most = self.max_windows(length)
+        # Full batches are the rule under load, and without load time is there.
+        if most <= FEW:
+            return (Profile(length, 1, most, most),)
+        return (Profile(length, 1, FEW // 2, FEW), Profile(length, FEW + 1, most, most))
+
     def shapes(self) -> tuple[Shape, ...]:
         """All that `fit` gives."""
         return tuple(
@@ -114,20 +139,28 @@ class Profiles:
         )
 
     def fit(self, windows: int, length: int) -> Shape:
-        """The smallest shape that holds a batch. Its windows are a power of two, or the most.
+        """The smallest shape that holds a batch. Its windows are 1, 2, 4, a multiple of 8, or the
+        most: powers of two all the way would fill up large batches by a quarter on average.
 
         Raises EngineError where none does.
         """
-        profile = bisect_left(self.lengths, length)
-        if profile == len(self.lengths):
+        index = bisect_left(self.lengths, length)
+        if index == len(self.lengths):
             raise EngineError(
                 f"a window of {length} tokens is longer than the engine's {self.lengths[-1]}"
             )
-        bucket = self.lengths[profile]
+        bucket = self.lengths[index]
         most = self.max_windows(bucket)
         if not 1 <= windows <= most:
             raise EngineError(
                 f"a batch of {windows} windows of {bucket} tokens: the engine takes 1 to {most} "
                 f"(max_batch_tokens is {self.max_batch_tokens})"
             )
-        return Shape(profile, min(most, 1 << (windows - 1).bit_length()), bucket)
+        filled = 1 << (windows - 1).bit_length() if windows < FEW else -(-windows // FEW) * FEW
+        filled = min(most, filled)
+        profile = next(
+            number
+            for number, one in enumerate(self.all)
+            if one.length == bucket and one.fewest <= filled <= one.most
+        )
+        return Shape(profile, filled, bucket)
