@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -9,6 +10,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
 from ray import serve
 from ray.util import metrics as ray_metrics
+
+log = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
 # Of this process, which Ray tells of itself.
@@ -36,7 +39,10 @@ class Exported:
 
     def _run(self) -> None:
         while not self._closing.wait(INTERVAL_S):
-            self.copy()
+            try:
+                self.copy()
+            except Exception:
+                log.exception("the metrics could not be copied")
 
     def copy(self) -> None:
         for family in self._registry.collect():
@@ -48,7 +54,7 @@ class Exported:
 
     def _copy(self, sample: Sample, cumulative: bool) -> None:
         metric = self._metric(sample, cumulative)
-        labels = self._labels | sample.labels
+        labels = self._labels | {name: _ascii(text) for name, text in sample.labels.items()}
         if not cumulative:
             metric.set(sample.value, labels)
             return
@@ -72,3 +78,8 @@ class Exported:
 
     def close(self) -> None:
         self._closing.set()
+
+
+def _ascii(text: str) -> str:
+    """Ray takes no other."""
+    return text.replace("×", "x").encode("ascii", "backslashreplace").decode()

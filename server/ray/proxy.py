@@ -125,7 +125,7 @@ async def _messages(frames: AsyncGenerator[bytes], context: Any) -> AsyncGenerat
     async with aclosing(frames):
         async for frame in frames:
             yield await _message(frame, context)
-    if context.code():
+    if _code(context) is not grpc.StatusCode.OK:
         await _abort(_by_ray(context), context)
 
 
@@ -144,9 +144,15 @@ async def _abort(error: EndedError, context: Any) -> NoReturn:
     raise AssertionError("abort does not return")
 
 
+def _code(context: Any) -> grpc.StatusCode:
+    """gRPC has it as a number until it was set, and as what it was set to then."""
+    set_to = context.code()
+    return next(code for code in grpc.StatusCode if set_to in (code, code.value[0]))
+
+
 def _by_ray(context: Any) -> EndedError:
     """Why no replica answered. Ray's texts have paths and stacks in them, and stay in its log."""
-    code = next((c for c in grpc.StatusCode if c.value[0] == context.code()), context.code())
+    code = _code(context)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         busy = OverloadedError(BUSY, retry_delay_s=BUSY_DELAY_S)
         return EndedError(code, BUSY, error_details(busy))

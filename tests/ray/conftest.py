@@ -1,0 +1,75 @@
+"""A Ray cluster of three nodes on this machine, with a replica on two of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="needs ray: pip install 'electra-qa[ray]'")
+
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.serve.config import gRPCOptions
+
+from electra_qa.server.ray import build
+
+SERVICERS = [
+    f"electra_qa.server.ray.proxy.add_{name}"
+    for name in ("question_answering", "inference_protocol", "health")
+]
+ARGUMENTS = {"warm_up_lengths": "none", "max_message_bytes": 100_000, "max_queue_tokens": 20_000}
+
+
+@dataclass(slots=True)
+class RayCluster:
+    """address: of the gRPC proxy, which is on the head: one machine has one such port.
+
+    nodes: those with a replica.
+    """
+
+    cluster: Any
+    address: str
+    nodes: list[Any] = field(default_factory=list)
+
+    def add_node(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=1))
+
+    def kill_node(self) -> None:
+        """All of its processes, at once."""
+        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+
+    def running_replicas(self) -> int:
+        deployed = serve.status().applications["electra-qa"].deployments["electra-qa"]
+        return deployed.replica_states.get("RUNNING", 0)
+
+    def deploy(self, arguments: Mapping[str, Any], replicas: int = 2) -> None:
+        deployment = {"num_replicas": replicas, "health_check_period_s": 1.0}
+        application = build(ARGUMENTS | arguments)
+        changed = application._bound_deployment.options(**deployment)
+        serve.run(changed.bind(*application._bound_deployment.init_args), name="electra-qa")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        made = RayCluster(cluster, f"127.0.0.1:{port}")
+        made.add_node()
+        made.add_node()
+        ray.init(address=cluster.address, log_to_driver=False)
+        options = gRPCOptions(port=port, grpc_servicer_functions=SERVICERS)
+        serve.start(grpc_options=options, proxy_location="HeadOnly")
+        made.deploy({})
+        yield made
+        serve.shutdown()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
