@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+psutil = pytest.importorskip("psutil", reason="needs psutil")
 pytest.importorskip("ray", reason="needs ray: pip install 'electra-qa[ray]'")
 
 import ray
 from ray import serve
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
 from ray.serve.config import gRPCOptions
 
@@ -40,8 +42,13 @@ class RayCluster:
         self.nodes.append(self.cluster.add_node(num_cpus=1))
 
     def kill_node(self) -> None:
-        """All of its processes, at once."""
-        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+        """All of its processes, at once, as where a machine loses its power."""
+        node = self.nodes.pop(0)
+        raylet = node.all_processes[PROCESS_TYPE_RAYLET][0].process
+        # Left to themselves they go on for a while.
+        for process in psutil.Process(raylet.pid).children(recursive=True):
+            process.kill()
+        self.cluster.remove_node(node, allow_graceful=False)
 
     def running_replicas(self) -> int:
         deployed = serve.status().applications["electra-qa"].deployments["electra-qa"]

@@ -153,6 +153,7 @@ async def test_a_node_is_killed_under_load_and_nothing_is_lost(
         await asyncio.to_thread(ray_cluster.kill_node)
         before = noted.answered
         await reached(lambda: noted.answered > before + 50)
+        await reached(lambda: ray_cluster.running_replicas() < 2)
         await reached(lambda: ray_cluster.running_replicas() == 2)
     print(noted)
     assert noted.again  # callers noticed
