@@ -81,13 +81,14 @@ class Answers:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         names = self._names
-        texts = (table[name].to_pylist() for name in (names.question, names.context))
-        rows = [row_of({}, *pair, names, 0) for pair in zip(*texts, strict=True)]
+        texts = zip(
+            table[names.question].to_pylist(), table[names.context].to_pylist(), strict=True
+        )
+        rows = [row_of({}, question, context, names, 0) for question, context in texts]
         asked = [(row.question, row.context) for row in rows if row.error is None]
         outcomes = iter(self._engine.outcomes(asked, self._options) if asked else ())
         added = [
-            answer_values(row, next(outcomes) if row.error is None else None, names)
-            for row in rows
+            answer_values(row, next(outcomes) if row.error is None else None, names) for row in rows
         ]
         for name, kind in names.added.items():
             values = pa.array([one[name] for one in added], TYPES[kind])

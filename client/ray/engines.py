@@ -16,7 +16,7 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 
 from ..client import Client
 from ..errors import PrivateServerError, UnavailableError
-from ..messages import Options, Outcome, Question
+from ..messages import Options, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Engine:
     def info(self) -> pb.GetInfoResponse:
         return self._client.info()
 
-    def outcomes(self, questions: Sequence[Question], options: Options) -> list[Outcome]:
+    def outcomes(self, questions: Sequence[tuple[str, str]], options: Options) -> list[Outcome]:
         """Of all of them, in their order. Raises an ElectraQAError."""
         try:
             return self._asked(questions, options)
@@ -86,7 +86,7 @@ class Engine:
             self._start()
             return self._asked(questions, options)
 
-    def _asked(self, questions: Sequence[Question], options: Options) -> list[Outcome]:
+    def _asked(self, questions: Sequence[tuple[str, str]], options: Options) -> list[Outcome]:
         return list(self._client.answer_many(questions, timeout=math.inf, **options))
 
     def close(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle, islice
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -12,11 +14,12 @@ from typing import Any, Self, Unpack
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from electra_qa.model_options import ModelChoice
 from electra_qa.rpc import electra_qa_pb2 as pb
 
 from ..errors import ElectraQAError, UnavailableError
-from ..messages import Options, Outcome, Question
-from .engines import Engine, EngineChoice
+from ..messages import Options, Outcome
+from .engines import Engine, EngineChoice, share
 
 # Questions that an actor gets at a time, and how many times that it may have: one that it works
 # on, and one for when that is done.
@@ -25,6 +28,27 @@ CHUNKS_OF_ACTOR = 2
 # How long an actor may be away while no other takes its questions, in seconds.
 AWAY_S = 600.0
 PAUSE_S = 0.5
+
+
+@contextmanager
+def on_cluster(
+    address: str | None, choice: ModelChoice, device: str, actors: int | None, cpus: int | None
+) -> Iterator[Pool]:
+    """address: None for the cluster that Ray finds, else one of this machine's own.
+
+    Raises UnavailableError where there is none at the address.
+    """
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise UnavailableError(f"no Ray cluster at {address}: {error}") from None
+    try:
+        divided = share(device)
+        chosen = EngineChoice(choice, device, cpus or divided.cpus)
+        with Pool(chosen, actors or divided.actors) as pool:
+            yield pool
+    finally:
+        ray.shutdown()
 
 
 class Pool:
@@ -55,13 +79,13 @@ class Pool:
 
     def answer_many(
         self,
-        questions: Iterable[Question],
+        questions: Iterable[tuple[str, str]],
         *,
         timeout: float | None = None,  # noqa: ARG002
         **options: Unpack[Options],
     ) -> Iterator[Outcome]:
         """See `Client.answer_many`; a call has no timeout."""
-        pending: deque[tuple[Sequence[Question], Any]] = deque()
+        pending: deque[tuple[Sequence[tuple[str, str]], Any]] = deque()
         for chunk in _chunks(questions):
             if len(pending) == len(self._actors) * CHUNKS_OF_ACTOR:
                 yield from self._outcomes(*pending.popleft(), options)
@@ -69,11 +93,11 @@ class Pool:
         while pending:
             yield from self._outcomes(*pending.popleft(), options)
 
-    def _ask(self, chunk: Sequence[Question], options: Options) -> Any:
+    def _ask(self, chunk: Sequence[tuple[str, str]], options: Options) -> Any:
         return next(self._next).outcomes.remote(chunk, options)
 
     def _outcomes(
-        self, chunk: Sequence[Question], asked: Any, options: Options
+        self, chunk: Sequence[tuple[str, str]], asked: Any, options: Options
     ) -> Sequence[Outcome]:
         give_up = time.monotonic() + AWAY_S
         while True:
@@ -98,7 +122,7 @@ class Pool:
             raise UnavailableError(f"an actor is gone: {error}") from None
 
 
-def _chunks(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:
+def _chunks(questions: Iterable[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
     following = iter(questions)
     while chunk := list(islice(following, CHUNK)):
         yield chunk

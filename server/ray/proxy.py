@@ -73,7 +73,7 @@ def _unhandled(method: Method) -> Any:
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[method.reads, method.writes]
-    return make(_never)  # type: ignore[arg-type]
+    return make(_never)
 
 
 def _never(*_: object) -> NoReturn:
