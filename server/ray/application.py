@@ -13,8 +13,10 @@ from .replica import Replica
 # Calls that a replica may have at a time. Its own queue, in tokens, refuses what is too much.
 MAX_ONGOING_REQUESTS = 1_000
 
+DEPLOYMENT = "electra-qa"
+
 _deployment = deployment(
-    name="electra-qa",
+    name=DEPLOYMENT,
     max_ongoing_requests=MAX_ONGOING_REQUESTS,
     graceful_shutdown_timeout_s=30.0,
 )(Replica)

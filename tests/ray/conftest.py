@@ -1,4 +1,5 @@
-"""A Ray cluster of three nodes on this machine, with a replica on two of them."""
+"""A Ray cluster on this machine: a head, and three nodes with room for a replica each, of which two
+have one."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ ARGUMENTS = {"warm_up_lengths": "none", "max_message_bytes": 100_000, "max_queue
 class RayCluster:
     """address: of the gRPC proxy, which is on the head: one machine has one such port.
 
-    nodes: those with a replica.
+    nodes: those with room for a replica.
     """
 
     cluster: Any
@@ -41,14 +42,18 @@ class RayCluster:
     def add_node(self) -> None:
         self.nodes.append(self.cluster.add_node(num_cpus=1))
 
-    def kill_node(self) -> None:
+    def kill_a_replicas_node(self) -> None:
         """All of its processes, at once, as where a machine loses its power."""
-        node = self.nodes.pop(0)
-        raylet = node.all_processes[PROCESS_TYPE_RAYLET][0].process
-        # Left to themselves they go on for a while.
-        for process in psutil.Process(raylet.pid).children(recursive=True):
-            process.kill()
-        self.cluster.remove_node(node, allow_graceful=False)
+        for node in self.nodes:
+            raylet = node.all_processes[PROCESS_TYPE_RAYLET][0].process
+            children = psutil.Process(raylet.pid).children(recursive=True)
+            if any("ServeReplica" in child.name() for child in children):
+                # Left to themselves they go on for a while.
+                for child in children:
+                    child.kill()
+                self.cluster.remove_node(node, allow_graceful=False)
+                return
+        raise AssertionError("no node has a replica")
 
     def running_replicas(self) -> int:
         deployed = serve.status().applications["electra-qa"].deployments["electra-qa"]
@@ -69,8 +74,8 @@ def ray_cluster() -> Iterator[RayCluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         made = RayCluster(cluster, f"127.0.0.1:{port}")
-        made.add_node()
-        made.add_node()
+        for _ in range(3):
+            made.add_node()
         ray.init(address=cluster.address, log_to_driver=False)
         options = gRPCOptions(port=port, grpc_servicer_functions=SERVICERS)
         serve.start(grpc_options=options, proxy_location="HeadOnly")
