@@ -32,7 +32,7 @@ class TestArguments:
         [
             (
                 {"max_queue_token": 1},
-                "max_queue_token is no argument; there are .*max_queue_tokens",
+                "max_queue_token is no argument; there are .*max_windows",
             ),
             ({"address": "0.0.0.0:1"}, "address is no argument"),
             ({"auth_tokens": "file"}, "auth_tokens is no argument"),
