@@ -145,8 +145,8 @@ async def _abort(error: EndedError, context: Any) -> NoReturn:
 
 
 def _code(context: Any) -> grpc.StatusCode:
-    """gRPC has it as a number until it was set, and as what it was set to then."""
-    set_to = context.code()
+    """gRPC has it as a number, as what it was set to, or not at all."""
+    set_to = context.code() or 0
     return next(code for code in grpc.StatusCode if set_to in (code, code.value[0]))
 
 

@@ -56,6 +56,16 @@ def test_what_it_names_is_there() -> None:
     assert settings == ServerSettings(**application["args"])
 
 
+def test_rays_proxies_take_the_pings_of_our_clients() -> None:
+    pytest.importorskip("ray", reason="needs ray")
+    from ray._common.utils import import_attr
+
+    for container in CONTAINERS:
+        (variable,) = container["env"]
+        assert variable["name"] == "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+        assert callable(import_attr(variable["value"]))
+
+
 def test_kuberay_gets_the_same_configuration() -> None:
     assert yaml.safe_load(SERVICE["spec"]["serveConfigV2"]) == SERVE
 

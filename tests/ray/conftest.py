@@ -71,6 +71,16 @@ def ray_cluster() -> Iterator[RayCluster]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        # Of the processes that are started here.
+        patch.setenv(
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "electra_qa.server.ray.pings.allow"
+        )
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield from _cluster(port)
+
+
+def _cluster(port: int) -> Iterator[RayCluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         made = RayCluster(cluster, f"127.0.0.1:{port}")

@@ -50,8 +50,10 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+        yield
     ray.shutdown()
 
 

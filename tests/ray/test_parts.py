@@ -10,6 +10,7 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from electra_qa.channels import KEEPALIVE_TIME_S
 from electra_qa.server.errors import OverloadedError, StartError
 from electra_qa.server.handlers import error_details
 from electra_qa.server.ray.arguments import NOT_OF_A_REPLICA, parse_arguments
@@ -113,3 +114,18 @@ def test_the_load_is_of_the_time_since_it_was_asked_for() -> None:
     tokens.set(12)
     assert load.since_last_time() == {QUEUED_TOKENS: 12, BUSY: 1.0}
     assert load.since_last_time()[BUSY] == 0.0
+
+
+def test_pings_are_allowed_in_the_options_that_rays_server_is_made_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.serve._private import constants, grpc_util
+
+    from electra_qa.server.ray import pings
+
+    assert grpc_util.DEFAULT_GRPC_SERVER_OPTIONS is constants.DEFAULT_GRPC_SERVER_OPTIONS
+    options: list[tuple[str, int]] = []
+    monkeypatch.setattr(pings, "DEFAULT_GRPC_SERVER_OPTIONS", options)
+    assert pings.allow() == []
+    assert dict(options)["grpc.http2.min_ping_interval_without_data_ms"] <= KEEPALIVE_TIME_S * 1e3
+    assert dict(options)["grpc.keepalive_permit_without_calls"]
