@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+import ray
 
 from electra_qa.bundle import MANIFEST, default_bundle_path
 from electra_qa.client import (
@@ -133,6 +136,23 @@ async def test_a_new_bundle_takes_over_under_load_and_no_call_fails(
     print(noted)
     assert (noted.lost, noted.wrong, noted.again) == ([], [], 0)
     assert len(noted.versions) == 2
+
+
+def test_its_metrics_are_on_rays_pages() -> None:
+    """Of the replicas that the test before left there, or of those before them."""
+    give_up = time.monotonic() + 60
+    names: set[str] = set()
+    while not names >= {"ray_electra_qa_questions_total", "ray_electra_qa_queue_tokens"}:
+        assert time.monotonic() < give_up, names
+        time.sleep(0.5)
+        for node in ray.nodes():
+            if node["Alive"] and node["Resources"].get("CPU"):
+                url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+                with urllib.request.urlopen(url) as page:
+                    names |= set(re.findall(r"^(ray_electra_qa_\w+)", page.read().decode(), re.M))
+    # As Prometheus' queries for a histogram ask for it.
+    assert "ray_electra_qa_request_seconds_bucket" in {re.sub("_total$", "", n) for n in names}
+    print(sorted(names))
 
 
 async def test_a_node_is_killed_under_load_and_nothing_is_lost(
