@@ -9,6 +9,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -138,21 +139,34 @@ async def test_a_new_bundle_takes_over_under_load_and_no_call_fails(
     assert len(noted.versions) == 2
 
 
-def test_its_metrics_are_on_rays_pages() -> None:
-    """Of the replicas that the test before left there, or of those before them."""
+async def test_rays_pages_have_the_metrics_and_a_cancelled_call_is_cancelled_in_the_replica(
+    ray_cluster: RayCluster,
+) -> None:
+    cancelled = r'ray_electra_qa_requests_total{.*code="CANCELLED".*method="AnswerBatch".*} [1-9]'
     give_up = time.monotonic() + 60
-    names: set[str] = set()
-    while not names >= {"ray_electra_qa_questions_total", "ray_electra_qa_queue_tokens"}:
-        assert time.monotonic() < give_up, names
-        time.sleep(0.5)
-        for node in ray.nodes():
-            if node["Alive"] and node["Resources"].get("CPU"):
-                url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-                with urllib.request.urlopen(url) as page:
-                    names |= set(re.findall(r"^(ray_electra_qa_\w+)", page.read().decode(), re.M))
-    # As Prometheus' queries for a histogram ask for it.
-    assert "ray_electra_qa_request_seconds_bucket" in {re.sub("_total$", "", n) for n in names}
-    print(sorted(names))
+    text = ""
+    async with AsyncClient(ray_cluster.address) as client:
+        while not re.search(cancelled, text):
+            assert time.monotonic() < give_up, re.findall("^ray_electra_qa_requests.*", text, re.M)
+            long = [(QUESTION, f"{n} {CONTEXT}" * 20) for n in range(60)]
+            with suppress(TimeoutError, ResourceExhaustedError):
+                async with asyncio.timeout(0.3):
+                    await client.answer_batch(long)
+            await asyncio.sleep(1)
+            text = await asyncio.to_thread(metrics)
+    for name in ("questions_total", "queue_tokens", "request_seconds_bucket"):
+        assert re.search(f"^ray_electra_qa_{name}.*{{.*replica=", text, re.M), name
+
+
+def metrics() -> str:
+    """Of all nodes with replicas."""
+    text = ""
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("CPU"):
+            url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            with urllib.request.urlopen(url) as page:
+                text += page.read().decode()
+    return text
 
 
 async def test_a_node_is_killed_under_load_and_nothing_is_lost(
