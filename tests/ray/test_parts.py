@@ -10,6 +10,8 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+pytest.importorskip("ray", reason="needs ray: pip install 'electra-qa[ray]'")
+
 from electra_qa.channels import KEEPALIVE_TIME_S
 from electra_qa.server.errors import OverloadedError, StartError
 from electra_qa.server.handlers import error_details

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
+pytest.importorskip("ray", reason="needs ray: pip install 'electra-qa[ray]'")
+
 from electra_qa.client import (
     AsyncClient,
     ElectraQAError,
@@ -80,7 +82,7 @@ async def test_message_and_deadline_go_to_the_replica() -> None:
         await client.answer("Who?", "Rome.", timeout=float("inf"))
     assert pb.AnswerRequest.FromString(calls[0].raw).question == "Who?"
     assert calls[0].remaining_s is not None
-    assert 40 < calls[0].remaining_s <= 50
+    assert 40 < calls[0].remaining_s < 51  # gRPC rounds up
     assert calls[1].remaining_s is None
 
 
@@ -97,7 +99,7 @@ async def test_the_deadline_of_a_stream_comes_before_its_messages() -> None:
             pass
     assert [type(one) for one in came] == [Call, bytes, Call, bytes]
     assert came[0].raw == b""
-    assert 40 < came[0].remaining_s <= 50
+    assert 40 < came[0].remaining_s < 51  # gRPC rounds up
     assert came[2].remaining_s is None
 
 

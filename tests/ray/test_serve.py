@@ -14,6 +14,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+
+pytest.importorskip("ray", reason="needs ray: pip install 'electra-qa[ray]'")
+pytest.importorskip("psutil", reason="needs psutil")
+
 import ray
 
 from electra_qa.bundle import MANIFEST, default_bundle_path
@@ -27,11 +31,17 @@ from electra_qa.client import (
 from electra_qa.squad import read_squad
 
 from ..server.test_tritonclient import PAIRS, same, triton_asks
-from .conftest import RayCluster
+from .cluster import RayCluster, running_cluster
 from .load import Pair, answers_of_one_server, ask_all, under_load
 
 SMALL = Path(__file__).parents[1] / "data" / "small.json"
 QUESTION, CONTEXT = "Who founded Rome?", "Rome was founded by Romulus in 753 BC."
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[RayCluster]:
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +190,7 @@ async def test_a_node_is_killed_under_load_and_nothing_is_lost(
         await reached(lambda: ray_cluster.running_replicas() < 2)
         await reached(lambda: ray_cluster.running_replicas() == 2)
     print(noted)
+    assert noted.again  # the lost node had calls
     assert (noted.lost, noted.wrong) == ([], [])
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import pytest
-
-psutil = pytest.importorskip("psutil", reason="needs psutil")
-pytest.importorskip("ray", reason="needs ray: pip install 'electra-qa[ray]'")
-
 import ray
 from ray import serve
 from ray._private.ray_constants import PROCESS_TYPE_RAYLET
@@ -66,8 +64,8 @@ class RayCluster:
         serve.run(changed.bind(*application._bound_deployment.init_args), name="electra-qa")
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
+@contextmanager
+def running_cluster() -> Iterator[RayCluster]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
