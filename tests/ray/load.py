@@ -21,7 +21,7 @@ from electra_qa.server.settings import ServerSettings
 
 Pair = tuple[str, str]
 
-CALLERS = 8
+CALLERS = 16
 RETRY_FOR_S = 60.0
 PAUSE_S = 0.1
 
