@@ -26,11 +26,11 @@ def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age_s)),
-        *_keep_alive(settings),
+        *keep_alive(settings),
     ]
 
 
-def _keep_alive(settings: ServerSettings) -> list[tuple[str, int]]:
+def keep_alive(settings: ServerSettings) -> list[tuple[str, int]]:
     """gRPC's options for a server, see https://github.com/grpc/grpc/blob/master/doc/keepalive.md."""
     return [
         ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_time_s)),

@@ -113,11 +113,11 @@ async def _abort(context: Context, error: Exception, calls: Calls) -> NoReturn:
         error = RequestError(INTERNAL_ERROR)
     if isinstance(error, ShuttingDownError):
         await calls.late()
-    await context.abort(error.code, str(error), _details(error))
+    await context.abort(error.code, str(error), error_details(error))
     raise AssertionError("abort does not return")
 
 
-def _details(error: RequestError) -> tuple[tuple[str, str | bytes], ...]:
+def error_details(error: RequestError) -> tuple[tuple[str, str | bytes], ...]:
     """The error as trailing metadata, in google.rpc's form, where it says when to try again."""
     if error.retry_delay_s is None:
         return ()

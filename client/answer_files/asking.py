@@ -6,8 +6,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, Unpack
 
-from ..client import Client
+from electra_qa.rpc import electra_qa_pb2 as pb
+
 from ..errors import (
     DeadlineExceededError,
     ElectraQAError,
@@ -28,8 +30,22 @@ PASSING = (UnavailableError, DeadlineExceededError, ResourceExhaustedError, Inte
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 
 
+class Asked(Protocol):
+    """What rows are asked of: a `Client`, or a cluster."""
+
+    def info(self) -> pb.GetInfoResponse: ...
+
+    def answer_many(
+        self,
+        questions: Iterable[tuple[str, str]],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Iterator[Outcome]: ...
+
+
 def answered(
-    client: Client,
+    client: Asked,
     rows: Iterable[Row],
     options: Options,
     retry_for: float,

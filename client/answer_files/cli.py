@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from ..cli import reported
 from ..messages import Options
 from ..server_options import ServerChoice, server_options
 from ..timeouts import Seconds
+from .asking import Asked
 from .formats import INPUTS, OUTPUTS, format_of
 from .rows import FileError, Names
 from .run import CutOffError, Done, Job, run
@@ -48,6 +50,25 @@ EXISTING_FILE = click.Path(exists=True, dir_okay=False, allow_dash=True, path_ty
     show_default=True,
     help="Seconds that the server at --address may be away.",
 )
+@click.option(
+    "--ray",
+    "ray_address",
+    is_flag=False,
+    flag_value="",
+    metavar="[ADDRESS]",
+    help="Over a Ray cluster, an engine on each of its nodes: the one at this address, or the one "
+    "that Ray finds, else one of this machine.",
+)
+@click.option(
+    "--ray-actors",
+    type=click.IntRange(min=1),
+    help="Engines of --ray.  [default: for each node of the smallest kind one]",
+)
+@click.option(
+    "--ray-cpus",
+    type=click.IntRange(min=1),
+    help="CPUs of each.  [default: those of the smallest node]",
+)
 @server_options()
 def answer(
     input_: Path,
@@ -60,6 +81,9 @@ def answer(
     max_answer_length: int | None,
     null_score_diff_threshold: float | None,
     retry_for: float,
+    ray_address: str | None,
+    ray_actors: int | None,
+    ray_cpus: int | None,
     server: ServerChoice,
 ) -> None:
     """Answer every row of a file, in its order.
@@ -72,6 +96,10 @@ def answer(
         options["max_answer_length"] = max_answer_length
     if null_score_diff_threshold is not None:
         options["null_score_diff_threshold"] = null_score_diff_threshold
+    if ray_address is None and (ray_actors is not None or ray_cpus is not None):
+        raise click.UsageError("--ray-actors and --ray-cpus are of --ray")
+    if ray_address is not None and server.address is not None:
+        raise click.UsageError("--ray and --address: set one, not both")
     names = Names(question_column, context_column, prefix)
     source, target = (None if str(path) == "-" else path for path in (input_, output))
     try:
@@ -83,7 +111,12 @@ def answer(
             names,
             options,
         )
-        with reported(), server.connect() as client:
+        asking: AbstractContextManager[Asked] = (
+            server.connect()
+            if ray_address is None
+            else _cluster(ray_address, server, ray_actors, ray_cpus)
+        )
+        with reported(), asking as client:
             # A private server that is away has ended, and nobody starts it again.
             patience = 0.0 if server.address is None else retry_for
             done = run(job, client, sys.stdin.buffer, sys.stdout.buffer, retry_for=patience)
@@ -98,6 +131,19 @@ def answer(
         how = "; the same command goes on from there" if error.again else ""
         raise click.ClickException(f"{error}. {error.rows:,} rows are written{how}") from error
     click.echo(_summary(done), err=True)
+
+
+def _cluster(
+    address: str, server: ServerChoice, actors: int | None, cpus: int | None
+) -> AbstractContextManager[Asked]:
+    """Raises click.ClickException where Ray is missing."""
+    try:
+        from ..ray.pool import on_cluster
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"--ray needs {error.name}: pip install 'electra-qa[ray]'"
+        ) from error
+    return on_cluster(address or None, server.choice, server.device, actors, cpus)
 
 
 def _summary(done: Done) -> str:

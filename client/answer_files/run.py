@@ -13,10 +13,9 @@ from typing import BinaryIO
 
 from electra_qa.bundle import sha256_of
 
-from ..client import Client
 from ..errors import ElectraQAError
 from ..messages import Options
-from .asking import answered
+from .asking import Asked, answered
 from .formats import Writer, going_on, read, to_stream
 from .interrupts import interrupts
 from .partial import partial_folder, remove
@@ -60,7 +59,7 @@ class CutOffError(Exception):
         self.again = again
 
 
-def run(job: Job, client: Client, stdin: BinaryIO, stdout: BinaryIO, *, retry_for: float) -> Done:
+def run(job: Job, client: Asked, stdin: BinaryIO, stdout: BinaryIO, *, retry_for: float) -> Done:
     """Raises FileError, CutOffError, and an ElectraQAError where no row is written yet.
 
     retry_for: how long a server may be away, in seconds.
@@ -84,7 +83,7 @@ def run(job: Job, client: Client, stdin: BinaryIO, stdout: BinaryIO, *, retry_fo
 
 
 def _write_all(
-    job: Job, client: Client, source: Source, writer: Writer, retry_for: float, *, again: bool
+    job: Job, client: Asked, source: Source, writer: Writer, retry_for: float, *, again: bool
 ) -> Done:
     before = writer.rows
     first_error = None
@@ -137,7 +136,7 @@ class _Pauses:
         self._away = False
 
 
-def _identity(job: Job, path: Path | None, client: Client) -> dict[str, object]:
+def _identity(job: Job, path: Path | None, client: Asked) -> dict[str, object]:
     """What every row of the output depends on."""
     return {
         "input": None if path is None else sha256_of(path),
