@@ -88,6 +88,11 @@ class Metrics:
         self.cache_hits = self._counter("context_cache_hits", "Contexts found tokenized.")
         self.cache_misses = self._counter("context_cache_misses", "Contexts tokenized anew.")
         self.cache_bytes = self._gauge("context_cache_bytes", "Held by tokenized contexts.")
+        self.answer_hits = self._counter("answer_cache_hits", "Questions whose answer was kept.")
+        self.answer_misses = self._counter(
+            "answer_cache_misses", "Questions looked for among the answers kept, and not found."
+        )
+        self.answer_bytes = self._gauge("answer_cache_bytes", "Held by answers that are kept.")
         self.reloads = self._counter("reloads", "Reloads of the bundle that ended.", "status")
         for status in (RELOADED, RELOAD_FAILED):  # so that a rate over them sees the first
             self.reloads.labels(status)
