@@ -15,7 +15,7 @@ from .options import QuestionOptions
 
 # What Python holds of a question beside its texts: the key, the options and the prediction, and
 # their places in the cache; and of each answer. Measured, and rounded up.
-QUESTION_OVERHEAD = 1_300
+QUESTION_OVERHEAD = 900
 ANSWER_OVERHEAD = 260
 
 # By content: a question about another text or with other options is never taken for this one.
