@@ -27,7 +27,7 @@ import heapq
 import logging
 import queue
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -134,7 +134,7 @@ class _Job:
     turn: int
     window: Window
     max_answer_length: int
-    entries: deque[_Entry] = field(default_factory=deque)
+    entries: list[_Entry] = field(default_factory=list)
     waiting: int = 0
 
 
@@ -183,7 +183,8 @@ class Batcher:
         # Of all entries.
         self._queued_tokens = 0
         # Of all jobs; then by turn, in steps of TURN_STEP.
-        self._queued = Work()
+        self._job_tokens = 0
+        self._job_windows = 0
         self._tokens_by_turn: Counter[int] = Counter()
         self._windows_by_turn: Counter[int] = Counter()
         self._running = Work()
@@ -208,7 +209,7 @@ class Batcher:
                 f"the queue is full: {self._queued_tokens} tokens wait, "
                 f"max_queue_tokens is {self._max_queue_tokens}; try again later",
                 # Until it is half empty.
-                retry_delay_s=self._rate.seconds(self._queued)
+                retry_delay_s=self._rate.seconds(Work(self._job_tokens, self._job_windows))
                 * (1 - self._max_queue_tokens / 2 / self._queued_tokens),
             )
 
@@ -272,7 +273,7 @@ class Batcher:
         ]
         own = Work(sum(own_lengths), len(own_lengths))
         time_left = max(0.0, deadline - self._loop.time())
-        everything = self._running + self._queued + own
+        everything = self._running + Work(self._job_tokens, self._job_windows) + own
         if self._rate.seconds(everything) <= time_left * DEADLINE_SHARE:
             return
         ahead = self._running + Work(
@@ -331,7 +332,8 @@ class Batcher:
 
     def _count_work(self, job: _Job, sign: int) -> None:
         tokens = sign * job.window.length
-        self._queued += Work(tokens, sign)
+        self._job_tokens += tokens
+        self._job_windows += sign
         turn = job.turn // TURN_STEP
         self._tokens_by_turn[turn] += tokens
         self._windows_by_turn[turn] += sign
@@ -397,7 +399,7 @@ class Batcher:
             _expire(entry.question.call, now)
             if entry.waiting and entry.wanted:
                 return True
-            job.entries.popleft()
+            del job.entries[0]
             if entry.waiting:  # its question failed, but not its call, or the call just now
                 self._leave(entry)
         return False

@@ -257,7 +257,7 @@ async def ran(calls: list[Asked], budget: int) -> Ran:
     batcher.close()
     assert not batcher._jobs
     assert not batcher._tokens_by_turn
-    assert batcher._queued.tokens == batcher._queued.windows == 0
+    assert batcher._job_tokens == batcher._job_windows == batcher.queued_tokens == 0
     computed = sum(len(batch.input_ids) for batch in engine.batches) - 1
     return Ran(list(outcomes), computed, value(batcher, "shared_windows_total"))
 
