@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -254,6 +255,32 @@ async def test_what_is_kept_is_answered_while_the_queue_is_full(
             await client.answer_batch([("Who came?", CONTEXT), ("Why?", CONTEXT)])
         engine.open.set()
         await asyncio.gather(*under_way)
+
+
+async def test_texts_that_take_a_while_to_look_for_are_looked_for_on_a_thread(
+    serving: Serving, engine: GatedEngine
+) -> None:
+    contexts = [f"{n} {'word ' * 10_000}" for n in range(3)]
+    questions = [("Who came?", context) for context in contexts]
+    async with serving(answer_cache_bytes=MEGABYTE) as client:
+        first = await client.answer_batch(questions)
+        engine.batches.clear()
+        again = await client.answer_batch(questions)
+    assert list(map(_content, first)) == list(map(_content, again))
+    assert not engine.batches
+
+
+async def test_a_rate_counts_what_is_kept(serving: Serving, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"search {'s' * 40} 0.001\n", encoding="utf-8")
+    tokens.chmod(0o600)
+    async with (
+        serving(answer_cache_bytes=MEGABYTE, auth_tokens=str(tokens)) as anybody,
+        AsyncClient(anybody.address, token="s" * 40) as client,
+    ):
+        await client.answer("Who came?", CONTEXT)
+        with pytest.raises(ResourceExhaustedError, match=r"0\.001 questions a second"):
+            await client.answer("Who came?", CONTEXT)
 
 
 async def test_the_limits_of_a_call_are_the_same(serving: Serving) -> None:
