@@ -283,21 +283,28 @@ async def test_a_rate_counts_what_is_kept(serving: Serving, tmp_path: Path) -> N
             await client.answer("Who came?", CONTEXT)
 
 
-async def test_the_limits_of_a_call_are_the_same(serving: Serving) -> None:
+@pytest.mark.parametrize(
+    ("limit", "options", "failed"),
+    [
+        ({"max_windows": 3}, {}, [False, False, False, True]),
+        # Each alone has room for five answers; together the first has.
+        ({"max_response_bytes": 1200}, {"top_k": 5}, [False, True, True, True]),
+    ],
+)
+async def test_the_limits_of_a_call_are_the_same(
+    serving: Serving, limit: dict[str, int], options: Any, failed: list[bool]
+) -> None:
     """Whether a call is within them does not depend on who asked before."""
     questions = [(f"Who came {n}?", CONTEXT) for n in range(4)]
-    async with serving(
-        answer_cache_bytes=MEGABYTE, max_windows=3, max_response_bytes=1024
-    ) as client:
+    async with serving(answer_cache_bytes=MEGABYTE, **limit) as client:
+        before = await client.answer_batch(questions, **options)
         for question, context in questions:
-            await client.answer(question, context)
-            await client.answer(question, context, top_k=5)
-        kinds = [type(one) for one in await client.answer_batch(questions)]
-        assert kinds[-1] is InvalidArgumentError
-        assert InvalidArgumentError not in kinds[:-1]
-        # Each alone has room for five answers, the first three together have not.
-        many = await client.answer_batch(questions[:3], top_k=5)
-        assert [isinstance(one, ElectraQAError) for one in many] == [False, True, True]
+            await client.answer(question, context, **options)
+        after = await client.answer_batch(questions, **options)
+    assert list(map(_content, before)) == list(map(_content, after))
+    assert [isinstance(one, InvalidArgumentError) for one in after] == failed
+    (name,) = limit
+    assert name in str(after[-1])
 
 
 @pytest.mark.parametrize("answer_cache_bytes", [0, MEGABYTE])
