@@ -16,7 +16,7 @@ class Agreement:
     same_answers: share with the same text, or none in both, at the threshold.
     same_spans: share whose best span has the same text, answer or not.
     null_score_diff_rms: of the difference between their null score differences, in the model's
-        logits, over the questions for which both are finite; None where there is none.
+        logits; None where one is not finite: a mean over the others would be of chosen questions.
     """
 
     same_answers: float
@@ -36,10 +36,10 @@ def agreement(
     same_answers = sum(
         a.at(null_score_diff_threshold) == b.at(null_score_diff_threshold) for a, b in pairs
     )
-    errors = [a.null_score_diff - b.null_score_diff for a, b in pairs]
-    squares = [error**2 for error in errors if math.isfinite(error)]
+    squares = [(a.null_score_diff - b.null_score_diff) ** 2 for a, b in pairs]
+    rms = math.sqrt(sum(squares) / len(squares))
     return Agreement(
         same_answers=same_answers / len(pairs),
         same_spans=sum(a.text == b.text for a, b in pairs) / len(pairs),
-        null_score_diff_rms=math.sqrt(sum(squares) / len(squares)) if squares else None,
+        null_score_diff_rms=rms if math.isfinite(rms) else None,
     )

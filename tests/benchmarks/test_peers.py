@@ -82,11 +82,11 @@ def test_agreement_is_at_one_threshold() -> None:
     assert agreement({}, reference, 1.0) is None
 
 
-def test_what_is_not_known_is_left_out_of_the_error() -> None:
+def test_there_is_no_error_where_one_is_not_known() -> None:
     reference = {"a": Answer("Rome", -3.0), "b": Answer("Rome", 1.0)}
     one = agreement({"a": Answer("Rome", -math.inf), "b": Answer("Rome", 3.0)}, reference, 0.0)
     none = agreement({"a": Answer("", math.inf)}, reference, 0.0)
-    assert one == Agreement(1.0, 1.0, 2.0)
+    assert one == Agreement(1.0, 1.0, None)
     assert none == Agreement(0.0, 0.0, None)
 
 
