@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,11 +16,12 @@ from electra_qa.host_decode import needs_host
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
+from .answers import AnswerCache
 from .batcher import Batcher, WindowRequest
 from .contexts import ContextCache
 from .errors import InvalidRequestError, RateLimitError, RequestError
 from .logs import questions_answered
-from .merging import Answered, Merging, Prepared
+from .merging import Answered, Computed, Mergeable, Merging, Prepared
 from .metrics import Metrics
 from .options import QuestionOptions
 from .promising import most_promising
@@ -53,6 +54,7 @@ class Answerer:
     ) -> None:
         self._tokenizer = tokenizer
         self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
+        self._answers = AnswerCache(settings.answer_cache_bytes, metrics)
         self._batcher = batcher
         self._manifest = manifest
         self._settings = settings
@@ -106,13 +108,16 @@ class Answerer:
         waiting = Waiting(deadline)
         with waiting.waited_for():
             began = time.monotonic()
-            self._batcher.check_room()
+            known = await self._known(contexts, questions, options)
+            if len(known) < len(questions):  # else the engine has nothing to do
+                self._batcher.check_room()
+            # A rate is of what a caller asks, whatever it costs.
             self._check_rate(len(questions))
-            if self._is_short(contexts, questions):
-                prepared = self._prepare(contexts, questions, options, waiting)
+            if len(known) == len(questions) or self._is_short(contexts, questions):
+                prepared = self._prepare(contexts, questions, known, options, waiting)
             else:
                 prepared = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._prepare, contexts, questions, options, waiting
+                    self._threads, self._prepare, contexts, questions, known, options, waiting
                 )
             submitted = time.monotonic()
             longest = self._manifest.max_answer_length_limit
@@ -121,12 +126,14 @@ class Answerer:
                 for p in prepared
                 if isinstance(p, Prepared)
             ]
-            outcomes = await self._batcher.submit(requests, deadline)
+            outcomes = await self._batcher.submit(requests, deadline) if requests else []
             finished = time.monotonic()
             following = iter(outcomes)
-            pairs = [(p, next(following) if isinstance(p, Prepared) else p) for p in prepared]
+            mergeable: list[Mergeable] = [
+                Computed(p, next(following)) if isinstance(p, Prepared) else p for p in prepared
+            ]
             merging = self._merging(options, len(questions), waiting)
-            slices = await in_slices(merging.merge, pairs, merging.cost, waiting)
+            slices = await in_slices(merging.merge, mergeable, merging.cost, waiting)
             if self._tracing is not None:
                 self._tracing.answered(began, submitted, finished, outcomes)
             return [one for part in slices for one in part]
@@ -141,7 +148,39 @@ class Answerer:
             max_bytes=self._settings.max_response_bytes,
             questions=questions,
             check=waiting.check,
+            keep=lambda prepared, answered: self._answers.keep(
+                prepared.question, prepared.context.text, options, answered
+            ),
         )
+
+    async def _known(
+        self,
+        contexts: Sequence[str],
+        questions: Sequence[tuple[str, int]],
+        options: QuestionOptions,
+    ) -> dict[int, Answered]:
+        """The answers that were kept, by the place of their question."""
+        if not self._answers.is_on:
+            return {}
+        if sum(map(len, contexts)) <= LONG:
+            return self._find(contexts, questions, options)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._find, contexts, questions, options
+        )
+
+    def _find(
+        self,
+        contexts: Sequence[str],
+        questions: Sequence[tuple[str, int]],
+        options: QuestionOptions,
+    ) -> dict[int, Answered]:
+        known = {}
+        for place, (question, index) in enumerate(questions):
+            if index < len(contexts):
+                found = self._answers.find(question, contexts[index], options)
+                if found is not None:
+                    known[place] = found
+        return known
 
     def _check_rate(self, questions: int) -> None:
         limit = current_limit.get()
@@ -176,15 +215,24 @@ class Answerer:
         self,
         contexts: Sequence[str],
         questions: Sequence[tuple[str, int]],
+        known: Mapping[int, Answered],
         options: QuestionOptions,
         waiting: Waiting,
-    ) -> list[Prepared | RequestError]:
+    ) -> list[Prepared | Answered | RequestError]:
+        """known: answers by the place of their question. They count for the limits of a call: what
+        a call may ask does not depend on who asked before."""
+        ids: dict[str, npt.NDArray[np.int32]] = {}
         tokenized: dict[int, TokenizedContext | RequestError] = {}
-        prepared: list[Prepared | RequestError] = []
+        prepared: list[Prepared | Answered | RequestError] = []
         room = self._settings.max_windows
-        for question, index in questions:
+        for place, (question, index) in enumerate(questions):
             waiting.check()
             try:
+                if place in known:
+                    self._check_windows(known[place].windows, room)
+                    room -= known[place].windows
+                    prepared.append(known[place])
+                    continue
                 if index >= len(contexts):
                     raise InvalidRequestError(
                         f"context_index must be under {len(contexts)}, the number of contexts, "
@@ -192,15 +240,16 @@ class Answerer:
                     )
                 if not room:  # every question has a window at the least
                     raise self._too_many_windows(alone=1)
-                question_ids = self._question(question)
+                if question not in ids:
+                    ids[question] = self._question(question)
                 if index not in tokenized:
                     tokenized[index] = self._context(contexts[index])
                 context = tokenized[index]
                 if isinstance(context, RequestError):
                     raise context
-                windows = self._windows(question_ids, context, options, room)
+                windows = self._windows(ids[question], context, options, room)
                 room -= len(windows)
-                prepared.append(Prepared(context, windows))
+                prepared.append(Prepared(question, context, windows))
             except RequestError as error:
                 prepared.append(error)
         return prepared
@@ -257,8 +306,7 @@ class Answerer:
         count = count_windows(
             len(context.ids), settings.capacity(len(question_ids)), settings.doc_stride
         )
-        if count > room:
-            raise self._too_many_windows(count)
+        self._check_windows(count, room)
         return make_windows(
             question_ids,
             context.ids,
@@ -267,6 +315,11 @@ class Answerer:
             sep_id=self._tokenizer.sep_id,
             max_context=options.decode.rules.max_context,
         )
+
+    def _check_windows(self, count: int, room: int) -> None:
+        """Raises InvalidRequestError."""
+        if count > room:
+            raise self._too_many_windows(count)
 
     def _too_many_windows(self, alone: int) -> InvalidRequestError:
         """alone: the windows of the question itself."""
@@ -285,6 +338,7 @@ class Answerer:
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
         self._contexts.clear()
+        self._answers.clear()
 
 
 def _check_text(field: str, text: str, limit: int) -> None:

@@ -11,6 +11,11 @@ it is served passes its later windows, until it has had its 1/SPREAD of the engi
 moves with the work, every turn comes: a call that waits behind n tokens and has m of its own is
 done before n + SPREAD × m tokens more are dispatched.
 
+Windows that are the same to the engine (token ids, bounds, longest answer) and wait at the same
+time are computed once, when the earliest turn of them comes, whoever asked. Each waits by itself:
+one that is cancelled or expires takes nothing from the others. For `max_queue_tokens` each counts,
+since each takes memory; for what the engine has to do, and so for deadlines, they count once.
+
 Everything here runs on the event loop's thread, so that nothing is locked; only the engine runs on
 threads of its own.
 """
@@ -24,7 +29,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from electra_qa.engines import Engine, bucket
@@ -94,14 +99,19 @@ class _Question:
     started_at: float | None = None
 
 
+# All that an engine is told of a window, by content: the bytes of its token ids, and its bounds.
+_Key = tuple[bytes, tuple[int, int, int, int, int]]
+
+
 @dataclass(eq=False, slots=True)
 class _Entry:
-    """One window that waits, or waited."""
+    """One window of a question, which waits for its job, or waited."""
 
     turn: int
     question: _Question
     index: int
     window: Window
+    key: _Key
     waiting: bool = True
 
     @property
@@ -111,10 +121,27 @@ class _Entry:
         return not call.future.done() and call.outcomes[question.index] is None
 
 
+@dataclass(eq=False, slots=True)
+class _Job:
+    """What the engine computes once for all entries that are the same.
+
+    turn: the earliest of its entries'.
+    waiting: how many of its entries wait; those that don't are dropped from `entries` later. With
+        the last of them it leaves the queue.
+    """
+
+    key: _Key
+    turn: int
+    window: Window
+    max_answer_length: int
+    entries: list[_Entry] = field(default_factory=list)
+    waiting: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     length: int
-    entries: list[_Entry]
+    jobs: list[_Job]
     work: Work
     dispatched_at: float
 
@@ -148,12 +175,16 @@ class Batcher:
         self._free_slots = engine.slots
         self._rate = Rate()
         self._last_finish = 0.0
-        # By length: heaps of (turn, sequence, entry).
-        self._waiting: dict[int, list[tuple[int, int, _Entry]]] = {}
+        # The jobs that wait, and, by length, heaps of (turn, sequence, job). A job whose turn moved
+        # is in its heap once more: only where it has its turn does it count.
+        self._jobs: dict[_Key, _Job] = {}
+        self._waiting: dict[int, list[tuple[int, int, _Job]]] = {}
         self._sequence = 0
+        # Of all entries.
         self._queued_tokens = 0
-        self._queued_windows = 0
-        # By turn, in steps of TURN_STEP.
+        # Of all jobs; then by turn, in steps of TURN_STEP.
+        self._job_tokens = 0
+        self._job_windows = 0
         self._tokens_by_turn: Counter[int] = Counter()
         self._windows_by_turn: Counter[int] = Counter()
         self._running = Work()
@@ -164,7 +195,7 @@ class Batcher:
 
     @property
     def queued_tokens(self) -> int:
-        """Tokens of the windows that wait for the engine."""
+        """Tokens of the windows that wait for the engine; the same ones count each."""
         return self._queued_tokens
 
     def _waiting_tokens(self) -> float:
@@ -178,7 +209,7 @@ class Batcher:
                 f"the queue is full: {self._queued_tokens} tokens wait, "
                 f"max_queue_tokens is {self._max_queue_tokens}; try again later",
                 # Until it is half empty.
-                retry_delay_s=self._rate.seconds(Work(self._queued_tokens, self._queued_windows))
+                retry_delay_s=self._rate.seconds(Work(self._job_tokens, self._job_windows))
                 * (1 - self._max_queue_tokens / 2 / self._queued_tokens),
             )
 
@@ -221,19 +252,30 @@ class Batcher:
             count = len(request.windows)
             question = _Question(call, index, request, [None] * count, count)
             for place, window in enumerate(request.windows):
-                entries.append(_Entry(turn, question, place, window))
+                key = window.input_ids.tobytes(), window.bounds(request.max_answer_length)
+                entries.append(_Entry(turn, question, place, window, key))
                 turn += SPREAD * window.length
         return entries
 
     def _check_deadline(self, deadline: float | None, entries: Sequence[_Entry]) -> None:
         if deadline is None or not entries:
             return
-        own = Work(sum(entry.window.length for entry in entries), len(entries))
+        # Of those that are the same in a call the first has the earliest turn.
+        windows = {entry.key: entry for entry in reversed(entries)}
+        waiting = {key: job.turn for key in windows if (job := self._jobs.get(key))}
+        last_turn = max(min(e.turn, waiting.get(key, e.turn)) for key, e in windows.items())
+        last_turn //= TURN_STEP
+        # What nobody waits for yet, or not so early.
+        own_lengths = [
+            entry.window.length
+            for key, entry in windows.items()
+            if key not in waiting or waiting[key] // TURN_STEP > last_turn
+        ]
+        own = Work(sum(own_lengths), len(own_lengths))
         time_left = max(0.0, deadline - self._loop.time())
-        everything = self._running + Work(self._queued_tokens, self._queued_windows) + own
+        everything = self._running + Work(self._job_tokens, self._job_windows) + own
         if self._rate.seconds(everything) <= time_left * DEADLINE_SHARE:
             return
-        last_turn = entries[-1].turn // TURN_STEP
         ahead = self._running + Work(
             sum(n for turn, n in self._tokens_by_turn.items() if turn <= last_turn),
             sum(n for turn, n in self._windows_by_turn.items() if turn <= last_turn),
@@ -252,27 +294,47 @@ class Batcher:
         raise OverloadedError(late, retry_delay_s=seconds - time_left * DEADLINE_SHARE)
 
     def _enqueue(self, entry: _Entry) -> None:
-        length = bucket(self._engine.buckets, entry.window.length)
+        job = self._jobs.get(entry.key)
+        if job is None:
+            longest = entry.question.request.max_answer_length
+            job = self._jobs[entry.key] = _Job(entry.key, entry.turn, entry.window, longest)
+            self._push(job)
+        elif entry.turn < job.turn:
+            self._count_work(job, -1)
+            job.turn = entry.turn
+            self._push(job)
+        job.entries.append(entry)
+        job.waiting += 1
+        self._queued_tokens += entry.window.length
+
+    def _push(self, job: _Job) -> None:
+        length = bucket(self._engine.buckets, job.window.length)
         heap = self._waiting.setdefault(length, [])
-        heapq.heappush(heap, (entry.turn, self._sequence, entry))
+        heapq.heappush(heap, (job.turn, self._sequence, job))
         self._sequence += 1
-        self._count_waiting(entry, 1)
+        self._count_work(job, 1)
 
     def _forget(self, entries: Sequence[_Entry]) -> None:
-        """What still waits of a call that ended waits no longer; the heaps drop it later."""
+        """What still waits of a call that ended waits no longer."""
         for entry in entries:
             if entry.waiting:
                 self._leave(entry)
 
     def _leave(self, entry: _Entry) -> None:
+        """With the last of its entries a job leaves; the heaps drop it later."""
         entry.waiting = False
-        self._count_waiting(entry, -1)
+        self._queued_tokens -= entry.window.length
+        job = self._jobs[entry.key]
+        job.waiting -= 1
+        if not job.waiting:
+            del self._jobs[job.key]
+            self._count_work(job, -1)
 
-    def _count_waiting(self, entry: _Entry, sign: int) -> None:
-        tokens = sign * entry.window.length
-        self._queued_tokens += tokens
-        self._queued_windows += sign
-        turn = entry.turn // TURN_STEP
+    def _count_work(self, job: _Job, sign: int) -> None:
+        tokens = sign * job.window.length
+        self._job_tokens += tokens
+        self._job_windows += sign
+        turn = job.turn // TURN_STEP
         self._tokens_by_turn[turn] += tokens
         self._windows_by_turn[turn] += sign
         if not self._windows_by_turn[turn]:
@@ -289,23 +351,25 @@ class Batcher:
         # One time for all: else a deadline that comes in between leaves a batch of no windows.
         now = self._loop.time()
         while self._free_slots and (chosen := self._choose(now)):
-            length, entries = chosen
+            length, jobs = chosen
             self._free_slots -= 1
-            tokens = 0
-            for entry in entries:
-                tokens += entry.window.length
-                question = entry.question
-                if question.started_at is None:
-                    question.started_at = now
-                    self._metrics.queue_seconds.observe(now - question.call.queued_at)
+            tokens = shared = 0
+            for job in jobs:
+                tokens += job.window.length
+                shared += len(job.entries) - 1
+                for entry in job.entries:
+                    question = entry.question
+                    if question.started_at is None:
+                        question.started_at = now
+                        self._metrics.queue_seconds.observe(now - question.call.queued_at)
             self._dispatched_tokens += tokens
-            work = Work(tokens, len(entries))
+            work = Work(tokens, len(jobs))
             self._running += work
-            self._metrics.batch_dispatched(length, len(entries), tokens)
-            self._work.put(_Batch(length, entries, work, now))
+            self._metrics.batch_dispatched(length, len(jobs), tokens, shared)
+            self._work.put(_Batch(length, jobs, work, now))
 
-    def _choose(self, now: float) -> tuple[int, list[_Entry]] | None:
-        """The length and the windows of the next batch; None where nothing waits."""
+    def _choose(self, now: float) -> tuple[int, list[_Job]] | None:
+        """The length and the jobs of the next batch; None where nothing waits."""
         heads = ((self._head(length, now), length) for length in list(self._waiting))
         turns = [(head[:2], length) for head, length in heads if head is not None]
         if not turns:
@@ -314,28 +378,45 @@ class Batcher:
         near = sorted(
             (n for n in self._waiting if length * SHORTEST_SHARE <= n <= length), reverse=True
         )
-        candidates = (entry for n in near for entry in self._take(n, now))
+        candidates = (job for n in near for job in self._take(n, now))
         return length, list(islice(candidates, max(1, self._engine.batch_tokens // length)))
 
-    def _head(self, length: int, now: float) -> tuple[int, int, _Entry] | None:
-        """The next window of a length that is still wanted; those before it are dropped."""
+    def _head(self, length: int, now: float) -> tuple[int, int, _Job] | None:
+        """The next job of a length that somebody still wants; those before it are dropped."""
         heap = self._waiting[length]
         while heap:
-            entry = heap[0][2]
-            _expire(entry.question.call, now)
-            if entry.wanted:
+            turn, _, job = heap[0]
+            if turn == job.turn and self._is_wanted(job, now):
                 return heap[0]
             heapq.heappop(heap)
-            if entry.waiting:  # its question failed, but not its call
-                self._leave(entry)
         del self._waiting[length]
         return None
 
-    def _take(self, length: int, now: float) -> Iterator[_Entry]:
+    def _is_wanted(self, job: _Job, now: float) -> bool:
+        """Whether an entry of it is wanted; those before that one are dropped."""
+        while job.waiting:
+            entry = job.entries[0]
+            _expire(entry.question.call, now)
+            if entry.waiting and entry.wanted:
+                return True
+            del job.entries[0]
+            if entry.waiting:  # its question failed, but not its call, or the call just now
+                self._leave(entry)
+        return False
+
+    def _take(self, length: int, now: float) -> Iterator[_Job]:
+        """Jobs with the entries that are wanted, which wait no longer."""
         while length in self._waiting and (head := self._head(length, now)):
             heapq.heappop(self._waiting[length])
-            self._leave(head[2])
-            yield head[2]
+            job = head[2]
+            waited = [entry for entry in job.entries if entry.waiting]
+            job.entries.clear()
+            for entry in waited:
+                self._leave(entry)
+                _expire(entry.question.call, now)
+                if entry.wanted:
+                    job.entries.append(entry)
+            yield job
 
     def _run_batches(self) -> None:
         """What each of the engine's threads does until it is told to stop."""
@@ -350,8 +431,8 @@ class Batcher:
     def _run(self, batch: _Batch) -> DecodedWindows:
         return self._engine.run(
             WindowBatch.pad(
-                [entry.window for entry in batch.entries],
-                [entry.question.request.max_answer_length for entry in batch.entries],
+                [job.window for job in batch.jobs],
+                [job.max_answer_length for job in batch.jobs],
                 length=batch.length,
                 pad_id=self._pad_id,
             )
@@ -369,23 +450,19 @@ class Batcher:
         self._dispatch_soon()
         if isinstance(decoded, Exception):
             log.error(
-                "the engine failed on a batch of %d windows", len(batch.entries), exc_info=decoded
+                "the engine failed on a batch of %d windows", len(batch.jobs), exc_info=decoded
             )
-            for entry in batch.entries:
-                _end(entry.question, EngineFailedError("the engine failed"))
+            for job in batch.jobs:
+                for entry in job.entries:
+                    _end(entry.question, EngineFailedError("the engine failed"))
             self._on_failure()
             return
-        for call in {entry.question.call for entry in batch.entries}:
+        for call in {entry.question.call for job in batch.jobs for entry in job.entries}:
             call.batches += 1
-        for index, entry in enumerate(batch.entries):
-            question, call = entry.question, entry.question.call
-            question.decoded[entry.index] = row(decoded, index)
-            question.missing -= 1
-            if not question.missing:
-                started_at = question.started_at or now
-                queue_s = started_at - call.queued_at
-                whole = [window for window in question.decoded if window is not None]
-                _end(question, WindowResult(whole, queue_s, now - started_at, call.batches))
+        for index, job in enumerate(batch.jobs):
+            computed = row(decoded, index)
+            for entry in job.entries:
+                _computed(entry, computed, now)
 
     def close(self) -> None:
         """Wait for the engine's last batch. Nothing may be submitted any more."""
@@ -400,6 +477,17 @@ def _expire(call: _Call, now: float) -> None:
     if call.deadline is None or call.future.done() or now < call.deadline:
         return
     call.future.set_exception(DeadlineError("the deadline came while the question waited"))
+
+
+def _computed(entry: _Entry, decoded: DecodedWindow, now: float) -> None:
+    question, call = entry.question, entry.question.call
+    question.decoded[entry.index] = decoded
+    question.missing -= 1
+    if not question.missing:
+        started_at = question.started_at or now
+        queue_s = started_at - call.queued_at
+        whole = [window for window in question.decoded if window is not None]
+        _end(question, WindowResult(whole, queue_s, now - started_at, call.batches))
 
 
 def _end(question: _Question, outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ from electra_qa.spans import DecodeOptions, Prediction
 from electra_qa.tokenization import TokenizedContext
 from electra_qa.windows import Window
 
-from .batcher import Outcome
+from .batcher import Outcome, WindowResult
 from .errors import InvalidRequestError, RequestError
 
 # What an answer, and a question without its answers, takes of a response at most, in bytes. A
@@ -38,14 +38,27 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A question that can be answered."""
+    """A question for the engine."""
 
+    question: str
     context: TokenizedContext
     windows: list[Window]
 
 
-# A question, and what the engine made of it; or twice the error of one that never came there.
-Pair = tuple[Prepared | RequestError, Outcome]
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A question, and what the engine made of it."""
+
+    prepared: Prepared
+    outcome: Outcome
+
+
+# What there is to merge of a question, or what became of it without the engine.
+Mergeable = Computed | Answered | RequestError
+
+
+def _keep_nothing(prepared: Prepared, answered: Answered) -> None:
+    pass
 
 
 class Merging:
@@ -55,6 +68,7 @@ class Merging:
     max_bytes: of the response.
     questions: how many the call has.
     check: raises where nobody waits for the answers.
+    keep: called, on whatever thread, with each question that was merged, and its answers.
     """
 
     def __init__(
@@ -66,6 +80,7 @@ class Merging:
         max_bytes: int,
         questions: int,
         check: Callable[[], None],
+        keep: Callable[[Prepared, Answered], None] = _keep_nothing,
     ) -> None:
         self._options = options
         self._n_best_size = n_best_size
@@ -74,12 +89,15 @@ class Merging:
         self._room = max_bytes - questions * QUESTION_BYTES
         self._questions = questions
         self._check = check
+        self._keep = keep
 
-    def cost(self, pair: Pair) -> int:
+    def cost(self, one: Mergeable) -> int:
         """In units of `slices`, at most."""
-        prepared, _ = pair
-        if isinstance(prepared, RequestError):
+        if isinstance(one, RequestError):
             return 1
+        if isinstance(one, Answered):
+            return 1 + len(one.prediction.answers)
+        prepared = one.prepared
         windows = len(prepared.windows)
         spans = 1
         if self._options.apart:
@@ -89,32 +107,39 @@ class Merging:
         text = spans * (len(prepared.context.text) // TEXT_CHARACTERS)
         return windows * (1 + self._on_host * HOST_WINDOW) + spans + text
 
-    def merge(self, pairs: Sequence[Pair]) -> list[Answered | RequestError]:
+    def merge(self, questions: Sequence[Mergeable]) -> list[Answered | RequestError]:
         """Raises what `check` raises."""
-        return [self._merge(prepared, outcome) for prepared, outcome in pairs]
+        return [self._merge(one) for one in questions]
 
-    def _merge(
-        self, prepared: Prepared | RequestError, outcome: Outcome
-    ) -> Answered | RequestError:
-        if isinstance(prepared, RequestError):
-            return prepared
-        if isinstance(outcome, RequestError):
-            return outcome
+    def _merge(self, one: Mergeable) -> Answered | RequestError:
+        if isinstance(one, RequestError):
+            return one
+        try:
+            if isinstance(one, Answered):
+                self._take_room(one.prediction)
+                return one
+            if isinstance(one.outcome, RequestError):
+                return one.outcome
+            answered = self._merged(one.prepared, one.outcome)
+            self._take_room(answered.prediction)
+        except TooMuchTextError:
+            return self._too_much()
+        self._keep(one.prepared, answered)
+        return answered
+
+    def _merged(self, prepared: Prepared, outcome: WindowResult) -> Answered:
+        """Raises TooMuchTextError."""
         windows, decoded, options = prepared.windows, outcome.decoded, self._options
         if self._on_host:
             decoded = decode_on_host(windows, decoded, options, self._n_best_size, self._check)
-        try:
-            prediction = merge(
-                prepared.context,
-                windows,
-                decoded,
-                options,
-                max_text_bytes=self._room,
-                check=self._check,
-            )
-            self._take_room(prediction)
-        except TooMuchTextError:
-            return self._too_much()
+        prediction = merge(
+            prepared.context,
+            windows,
+            decoded,
+            options,
+            max_text_bytes=self._room,
+            check=self._check,
+        )
         return Answered(prediction, len(windows), outcome.queue_s, outcome.engine_s)
 
     def _take_room(self, prediction: Prediction) -> None:

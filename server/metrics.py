@@ -65,6 +65,9 @@ class Metrics:
             "queue_limit_tokens", "While more than these wait, calls are refused."
         )
         self.windows = self._counter("windows", "Windows that the engine computed.")
+        self.shared_windows = self._counter(
+            "shared_windows", "Windows that waited with the same one and have its result."
+        )
         self.batches = self._counter("batches", "Batches, by what they are padded to.", "length")
         self.batch_windows = Histogram(
             "electra_qa_batch_windows",
@@ -85,6 +88,11 @@ class Metrics:
         self.cache_hits = self._counter("context_cache_hits", "Contexts found tokenized.")
         self.cache_misses = self._counter("context_cache_misses", "Contexts tokenized anew.")
         self.cache_bytes = self._gauge("context_cache_bytes", "Held by tokenized contexts.")
+        self.answer_hits = self._counter("answer_cache_hits", "Questions whose answer was kept.")
+        self.answer_misses = self._counter(
+            "answer_cache_misses", "Questions looked for among the answers kept, and not found."
+        )
+        self.answer_bytes = self._gauge("answer_cache_bytes", "Held by answers that are kept.")
         self.reloads = self._counter("reloads", "Reloads of the bundle that ended.", "status")
         for status in (RELOADED, RELOAD_FAILED):  # so that a rate over them sees the first
             self.reloads.labels(status)
@@ -101,10 +109,12 @@ class Metrics:
     def question_ended(self, code: str, questions: int = 1) -> None:
         self._child(self.questions, code).inc(questions)
 
-    def batch_dispatched(self, length: int, windows: int, tokens: int) -> None:
+    def batch_dispatched(self, length: int, windows: int, tokens: int, shared: int) -> None:
+        """shared: windows that are not in it, since the same is."""
         self._child(self.batches, str(length)).inc()
         self.batch_windows.observe(windows)
         self.windows.inc(windows)
+        self.shared_windows.inc(shared)
         self.window_tokens.inc(tokens)
         self.computed_tokens.inc(length * windows)
 

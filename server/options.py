@@ -50,7 +50,8 @@ def parse_options(
         )
     if options.HasField("n_best_size") and rules is not Rules.READER:
         raise InvalidRequestError("options.n_best_size is of RULES_READER alone")
-    n_best_size = _within(options, "n_best_size", N_BEST_SIZE, 1, settings.max_top_k)
+    n_best_size = min(N_BEST_SIZE, settings.max_top_k)
+    n_best_size = _within(options, "n_best_size", n_best_size, 1, settings.max_top_k)
     max_answer_length = _within(
         options,
         "max_answer_length",

@@ -82,6 +82,12 @@ class ServerSettings:
     context_cache_bytes: int = setting(
         64 * 1024 * 1024, "Memory for tokenized contexts; those that repeat are kept.", minimum=0
     )
+    answer_cache_bytes: int = setting(
+        0,
+        "Memory for answers: the same question about the same text with the same options is not "
+        "computed again until the bundle is reloaded. 0: no answer is kept.",
+        minimum=0,
+    )
     warm_up_lengths: str = setting(
         "all",
         "Lengths of windows, in tokens, to prepare the engine for before the server is ready: all "

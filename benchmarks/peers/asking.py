@@ -6,6 +6,7 @@ import abc
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -26,6 +27,22 @@ LINE_LIMIT = 2**27
 DEADLINE_S = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a peer found; whether it is an answer is for one threshold to say, everybody's.
+
+    text: of the best span, "" where there is none.
+    null_score_diff: the null score − the span's, in the model's logits.
+    """
+
+    text: str
+    null_score_diff: float
+
+    def at(self, null_score_diff_threshold: float) -> str:
+        """Its text, or "" for no answer."""
+        return "" if self.null_score_diff > null_score_diff_threshold else self.text
+
+
 class AskError(Exception):
     """A peer gave no answer; the message is short enough to be counted by."""
 
@@ -37,11 +54,11 @@ class Asker(abc.ABC):
         self.errors: dict[str, int] = {}
 
     @abc.abstractmethod
-    async def answer(self, question: Question) -> str:
+    async def answer(self, question: Question) -> Answer:
         """One question. Raises AskError."""
 
     @abc.abstractmethod
-    async def answer_all(self, questions: Sequence[Question]) -> list[str | None]:
+    async def answer_all(self, questions: Sequence[Question]) -> list[Answer | None]:
         """Many, the way that is fastest for it; None where there is no answer."""
 
     async def renew(self) -> None:  # noqa: B027
@@ -70,28 +87,27 @@ class LinesAsker(Asker):
         if not await self._from.readline():
             raise AskError("the process ended")
 
-    async def answer(self, question: Question) -> str:
+    async def answer(self, question: Question) -> Answer:
         return (await self._ask([question]))[0]
 
-    async def answer_all(self, questions: Sequence[Question]) -> list[str | None]:
+    async def answer_all(self, questions: Sequence[Question]) -> list[Answer | None]:
         return list(await self._ask(questions))
 
-    async def _ask(self, questions: Sequence[Question]) -> list[str]:
+    async def _ask(self, questions: Sequence[Question]) -> list[Answer]:
         async with self._turn:
             self._to.write(json.dumps({"questions": questions}).encode() + b"\n")
             await self._to.drain()
             line = await self._from.readline()
         if not line:
             raise AskError("the process ended")
-        answers: list[str] = json.loads(line)["answers"]
-        return answers
+        return [Answer(*one) for one in json.loads(line)["answers"]]
 
 
 class ServerAsker(Asker):
     """A server, which gets a question a call from as many callers as make it busy."""
 
-    async def answer_all(self, questions: Sequence[Question]) -> list[str | None]:
-        answers: list[str | None] = [None] * len(questions)
+    async def answer_all(self, questions: Sequence[Question]) -> list[Answer | None]:
+        answers: list[Answer | None] = [None] * len(questions)
 
         async def send(request: int) -> str:
             try:
@@ -105,18 +121,18 @@ class ServerAsker(Asker):
 
 
 Encode = Callable[[str, str], Any]
-Decode = Callable[[Any], str]
+Decode = Callable[[Any], Answer]
 
 _HTTP: dict[Protocol, tuple[str, Encode, Decode]] = {
     "litserve": (
         "/predict",
         lambda question, context: {"question": question, "context": context},
-        lambda response: str(response["answer"]),
+        lambda response: Answer(response["answer"], response["null_score_diff"]),
     ),
     "bentoml": (
         "/answer",
         lambda question, context: {"questions": [{"question": question, "context": context}]},
-        lambda response: str(response[0]),
+        lambda response: Answer(*response[0]),
     ),
     # The Open Inference Protocol, version 2, of MLServer and Triton.
     "v2": (
@@ -127,9 +143,14 @@ _HTTP: dict[Protocol, tuple[str, Encode, Decode]] = {
                 for name, text in (("question", question), ("context", context))
             ]
         },
-        lambda response: str(response["outputs"][0]["data"][0]),
+        lambda response: _from_outputs(response["outputs"]),
     ),
 }
+
+
+def _from_outputs(outputs: Sequence[Any]) -> Answer:
+    data = {output["name"]: output["data"][0] for output in outputs}
+    return Answer(str(data["answer"]), float(data["null_score_diff"]))
 
 
 class HttpAsker(ServerAsker):
@@ -140,7 +161,7 @@ class HttpAsker(ServerAsker):
         self._path, self._encode, self._decode = _HTTP[protocol]
         self._connections = HttpConnections("127.0.0.1", port)
 
-    async def answer(self, question: Question) -> str:
+    async def answer(self, question: Question) -> Answer:
         body = json.dumps(self._encode(*question)).encode()
         try:
             async with asyncio.timeout(DEADLINE_S):
@@ -166,13 +187,13 @@ class GrpcAsker(ServerAsker):
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self._stub = QuestionAnsweringStub(self._channel)
 
-    async def answer(self, question: Question) -> str:
+    async def answer(self, question: Question) -> Answer:
         request = pb.AnswerRequest(question=question[0], context=question[1])
         try:
             response = await self._stub.Answer(request, timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             raise AskError(error.code().name) from error
-        return _text(response)
+        return _from_response(response)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -181,8 +202,8 @@ class GrpcAsker(ServerAsker):
 class GrpcBatchAsker(GrpcAsker):
     """electra-qa, many questions a call, over contexts that go with them once."""
 
-    async def answer_all(self, questions: Sequence[Question]) -> list[str | None]:
-        answers: list[str | None] = [None] * len(questions)
+    async def answer_all(self, questions: Sequence[Question]) -> list[Answer | None]:
+        answers: list[Answer | None] = [None] * len(questions)
         starts = range(0, len(questions), BATCH_QUESTIONS)
 
         async def send(request: int) -> str:
@@ -197,7 +218,7 @@ class GrpcBatchAsker(GrpcAsker):
         await closed_loop(send, BATCH_CALLERS, requests=len(starts))
         return answers
 
-    async def _batch(self, questions: Sequence[Question]) -> list[str | None]:
+    async def _batch(self, questions: Sequence[Question]) -> list[Answer | None]:
         places = {context: i for i, context in enumerate(dict.fromkeys(c for _, c in questions))}
         request = pb.AnswerBatchRequest(
             contexts=list(places),
@@ -211,13 +232,15 @@ class GrpcBatchAsker(GrpcAsker):
         except grpc.aio.AioRpcError as error:
             raise AskError(error.code().name) from error
         return [
-            _text(result.response) if result.HasField("response") else None
+            _from_response(result.response) if result.HasField("response") else None
             for result in response.results
         ]
 
 
-def _text(response: pb.AnswerResponse) -> str:
-    return "" if response.is_impossible else response.answers[0].text
+def _from_response(response: pb.AnswerResponse) -> Answer:
+    """Its own threshold, which `is_impossible` is by, has no say."""
+    text = response.answers[0].text if response.answers else ""
+    return Answer(text, response.null_score_diff)
 
 
 def make_asker(protocol: Protocol, port: int) -> ServerAsker:

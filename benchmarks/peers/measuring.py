@@ -12,7 +12,7 @@ import numpy as np
 from electra_qa.squad import SquadQuestion
 
 from ..load import OK, open_loop, poisson
-from .asking import Asker, AskError, Question
+from .asking import Answer, Asker, AskError, Question
 from .roster import REFERENCE
 from .running import Running
 
@@ -36,7 +36,7 @@ class Figures:
     questions_per_second: of each round.
     single_per_second: questions a second where the next is asked when the last was answered.
     memory_mb: the highest at the end of a turn.
-    answers: {question id: text}, "" for none.
+    answers: by the question's id.
     latencies_ms: at the rate, from when a question was due, of those that were answered.
     send_lag_p99_ms: how late the driver was, at that rate.
     errors: questions without an answer, by what was said instead.
@@ -46,7 +46,7 @@ class Figures:
     questions_per_second: list[float] = field(default_factory=list)
     single_per_second: float = 0.0
     memory_mb: float = 0.0
-    answers: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
     latencies_ms: list[float] = field(default_factory=list)
     send_lag_p99_ms: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..environment import Machine
+from .agreement import Agreement
 from .roster import OURS
 
 _OURS_COLOR, _PEER_COLOR, _P50_COLOR = "#e45756", "#4c78a8", "#222222"
@@ -24,7 +25,8 @@ class Row:
 
     questions_per_second: of each round; slower_by: electra-qa's of the same round over it.
     p50_ms, p99_ms: at the rate that all were asked at; None where nothing was answered.
-    exact, f1: None with random weights. same_answers: share of texts that are the reference's.
+    exact, f1: None with random weights.
+    agreement: with the reference; None where that was not asked.
     """
 
     name: str
@@ -39,14 +41,17 @@ class Row:
     memory_mb: float
     exact: float | None
     f1: float | None
-    same_answers: float | None
+    agreement: Agreement | None
     errors: dict[str, int]
     failed: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """rate: questions a second of the latency run; left_out: {peer: why it did not start}."""
+    """rate: questions a second of the latency run; left_out: {peer: why it did not start}.
+
+    null_score_diff_threshold: that everybody answered at.
+    """
 
     machine: Machine
     instructions: list[str]
@@ -60,6 +65,7 @@ class Report:
     rounds: int
     rate: float | None
     latency_seconds: float
+    null_score_diff_threshold: float
     rows: list[Row]
     left_out: dict[str, str]
 
@@ -76,8 +82,8 @@ def table(report: Report) -> str:
     rate = f"{report.rate:.1f}" if report.rate else "–"
     lines = [
         f"| | how | questions a second | electra-qa is faster by | p50, p99 at {rate}/s | memory "
-        "| EM / F1 | same answers |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| EM / F1 | same answers | same best spans | error of the null score difference |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         *(_line(report, row) for row in _sorted(report)),
         "",
         f"{report.questions:,} questions of {report.data} in {report.rounds} rounds, in each of "
@@ -85,7 +91,10 @@ def table(report: Report) -> str:
         "rounds (lowest–highest). Faster by: the ratio within each round, likewise. Latency from "
         f"when a question was due, Poisson arrivals, {report.latency_seconds:g} s; none for those "
         "that do not carry that rate. Memory: "
-        "proportional set size of all its processes. Same answers: as Transformers in float32.",
+        "proportional set size of all its processes. Everybody answers at one "
+        f"null_score_diff_threshold, {report.null_score_diff_threshold:.3g}. Same answers, same "
+        "best spans (their texts, answer or not) and the error of the null score difference (root "
+        "mean square, in logits): against Transformers in float32.",
         "",
         f"{report.machine.cpu}, {report.machine.cores} cores "
         f"({', '.join(report.instructions) or 'no AVX'}), {report.machine.memory_gib:g} GiB; "
@@ -120,9 +129,20 @@ def _line(report: Report, row: Row) -> str:
         else "–",
         f"{row.memory_mb:,.0f} MB",
         _score(report, row),
-        f"{100 * row.same_answers:.1f} %" if row.same_answers is not None else "–",
+        *_agreement(row.agreement),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _agreement(agreement: Agreement | None) -> tuple[str, str, str]:
+    if agreement is None:
+        return "–", "–", "–"
+    rms = agreement.null_score_diff_rms
+    return (
+        f"{100 * agreement.same_answers:.1f} %",
+        f"{100 * agreement.same_spans:.1f} %",
+        f"{rms:.3f}" if rms is not None else "–",
+    )
 
 
 def _score(report: Report, row: Row) -> str:

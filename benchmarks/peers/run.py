@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -29,6 +30,7 @@ from electra_qa.squad import SquadQuestion, read_squad, squad_metrics
 from .. import load
 from ..environment import this_machine
 from . import environments, report
+from .agreement import agreement
 from .exports import ExportFailedError, Exports
 from .measuring import Comparison, Figures
 from .roster import CONTESTANTS, OURS, PEERS, REFERENCE, Peer
@@ -53,6 +55,7 @@ class Settings:
     rounds: int
     rate: float | None
     latency_seconds: float
+    null_score_diff_threshold: float
 
 
 @click.command(help=(__doc__ or "").splitlines()[0])
@@ -92,6 +95,12 @@ class Settings:
     show_default=True,
     help="Of each peer; 0 for none.",
 )
+@click.option(
+    "--null-score-diff-threshold",
+    type=float,
+    help="Everybody answers where the null score is at most so much over the best span's.  "
+    "[default: the bundle's]",
+)
 @click.option("--only", help=f"Names, with commas, of: {', '.join(p.name for p in PEERS)}.")
 def main(
     data: Path,
@@ -105,20 +114,25 @@ def main(
     rounds: int,
     rate: float | None,
     latency_seconds: float,
+    null_score_diff_threshold: float | None,
     only: str | None,
 ) -> None:
+    bundle = (bundle or default_bundle_path()).resolve()
+    if null_score_diff_threshold is None:
+        null_score_diff_threshold = float(_manifest(bundle)["null_score_diff_threshold"])
     settings = Settings(
         data=data,
         output=output.resolve(),
         environments=environments_folder,
         checkpoint=checkpoint.resolve(),
-        bundle=(bundle or default_bundle_path()).resolve(),
+        bundle=bundle,
         calibration=calibration.resolve() if calibration else None,
         questions=questions,
         warm_up=warm_up,
         rounds=rounds,
         rate=rate,
         latency_seconds=latency_seconds,
+        null_score_diff_threshold=null_score_diff_threshold,
     )
     peers = _chosen(only)
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -235,7 +249,8 @@ def _report(
     config = json.loads((settings.checkpoint / "config.json").read_text(encoding="utf-8"))
     random_weights = bool(config.get("random_weights"))
     figures = {prepared.peer.name: one for prepared, one in found}
-    rows = [_row(one, sample, figures, random_weights) for one, _ in found]
+    threshold = settings.null_score_diff_threshold
+    rows = [_row(one, sample, figures, threshold, random_weights) for one, _ in found]
     return report.Report(
         machine=this_machine(),
         instructions=instructions(),
@@ -251,6 +266,7 @@ def _report(
         rounds=settings.rounds,
         rate=rate,
         latency_seconds=settings.latency_seconds,
+        null_score_diff_threshold=threshold,
         rows=rows,
         left_out=left_out,
     )
@@ -260,15 +276,15 @@ def _row(
     prepared: _Prepared,
     sample: Sequence[SquadQuestion],
     figures: dict[str, Figures],
+    threshold: float,
     random_weights: bool,
 ) -> report.Row:
     peer = prepared.peer
     found = figures[peer.name]
     ours = figures[OURS].questions_per_second if OURS in figures else []
     reference = figures[REFERENCE].answers if REFERENCE in figures else {}
-    both = found.answers.keys() & reference.keys()
-    scored = found.answers and not random_weights
-    metrics = squad_metrics(sample, found.answers) if scored else {}
+    texts = {id_: answer.at(threshold) for id_, answer in found.answers.items()}
+    metrics = squad_metrics(sample, texts) if texts and not random_weights else {}
     latencies = found.latencies_ms
     return report.Row(
         name=peer.name,
@@ -286,17 +302,20 @@ def _row(
         memory_mb=found.memory_mb,
         exact=metrics.get("exact"),
         f1=metrics.get("f1"),
-        same_answers=sum(found.answers[i] == reference[i] for i in both) / len(both)
-        if both
-        else None,
+        agreement=agreement(found.answers, reference, threshold),
         errors=found.errors,
         failed=found.failed,
     )
 
 
 def _bundle_name(path: Path) -> str:
-    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    manifest = _manifest(path)
     return f"{manifest['source']} {manifest['precision']}"
+
+
+def _manifest(bundle: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _shortened(arguments: Sequence[str]) -> list[str]:

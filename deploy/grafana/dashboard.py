@@ -51,10 +51,13 @@ def share(part: str, whole: str) -> str:
     return f"sum({part}) / sum({whole})"
 
 
+def hits(cache: str) -> str:
+    found, missed = rate(f"{cache}_hits_total"), rate(f"{cache}_misses_total")
+    return f"sum({found}) / (sum({found}) + sum({missed}))"
+
+
 ANSWERED = ',code="OK"'
 FAILED = ',code!="OK"'
-HITS = rate("context_cache_hits_total")
-MISSES = rate("context_cache_misses_total")
 
 PANELS = [
     Panel(
@@ -134,12 +137,21 @@ PANELS = [
         {"padding": f"1 - {share(rate('window_tokens_total'), rate('computed_tokens_total'))}"},
         1,
     ),
-    Panel("Windows", "That the engine computes.", "ops", {"{{instance}}": rate("windows_total")}),
     Panel(
-        "Contexts found tokenized",
-        "The share of the contexts that the cache had.",
+        "Windows",
+        "That the engine computes; and those that have the result of the same one.",
+        "ops",
+        {
+            "{{instance}}": rate("windows_total"),
+            "shared, {{instance}}": rate("shared_windows_total"),
+        },
+    ),
+    Panel(
+        "Found in the caches",
+        "The share of the contexts that were tokenized already, and of the questions whose answer "
+        "was kept.",
         "percentunit",
-        {"hits": f"sum({HITS}) / (sum({HITS}) + sum({MISSES}))"},
+        {"contexts": hits("context_cache"), "answers": hits("answer_cache")},
         1,
     ),
     Panel(
@@ -151,11 +163,12 @@ PANELS = [
     ),
     Panel(
         "Memory",
-        "Of the process, and of the cache of contexts in it.",
+        "Of the process, and of the caches in it.",
         "bytes",
         {
             "{{instance}}": "process_resident_memory_bytes{SERVERS}",
-            "cache of {{instance}}": "electra_qa_context_cache_bytes{SERVERS}",
+            "contexts of {{instance}}": "electra_qa_context_cache_bytes{SERVERS}",
+            "answers of {{instance}}": "electra_qa_answer_cache_bytes{SERVERS}",
         },
     ),
     Panel(

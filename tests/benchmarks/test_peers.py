@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 
 from electra_qa import spans
+from electra_qa.benchmarks.peers.agreement import Agreement, agreement
+from electra_qa.benchmarks.peers.asking import Answer
 from electra_qa.bundle import Bundle
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings, make_windows
@@ -54,6 +58,62 @@ def test_best_spans_are_those_of_the_exact_decode(reader: ModuleType, tokenizer:
     np.testing.assert_allclose(scores, expected.span_logits[:, 0].sum(axis=-1), rtol=1e-6)
 
 
+def test_agreement_is_at_one_threshold() -> None:
+    reference = {
+        "both answer": Answer("Rome", -3.0),
+        "none answers": Answer("Rome", 9.0),
+        "on either side of the threshold": Answer("Rome", 0.5),
+        "another span, none answers": Answer("Rome", 8.0),
+        "another span": Answer("Rome", -2.0),
+        "not asked": Answer("Rome", 0.0),
+    }
+    answers = {
+        "both answer": Answer("Rome", -1.0),
+        "none answers": Answer("Rome", 9.0),
+        "on either side of the threshold": Answer("Rome", 1.5),
+        "another span, none answers": Answer("Troy", 8.0),
+        "another span": Answer("Troy", -2.0),
+    }
+    at_one = agreement(answers, reference, 1.0)
+    assert at_one == Agreement(3 / 5, 3 / 5, pytest.approx(1.0))  # sqrt((2² + 1²) / 5)
+    at_two = agreement(answers, reference, 2.0)
+    assert at_two is not None
+    assert at_two.same_answers == 4 / 5
+    assert agreement({}, reference, 1.0) is None
+
+
+def test_there_is_no_error_where_one_is_not_known() -> None:
+    reference = {"a": Answer("Rome", -3.0), "b": Answer("Rome", 1.0)}
+    one = agreement({"a": Answer("Rome", -math.inf), "b": Answer("Rome", 3.0)}, reference, 0.0)
+    none = agreement({"a": Answer("", math.inf)}, reference, 0.0)
+    assert one == Agreement(1.0, 1.0, None)
+    assert none == Agreement(0.0, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("results", "text", "diff"),
+    [
+        ([("Rome", 0.5), ("", 0.25)], "Rome", -math.log(2)),
+        ([("", 0.5), ("Rome", 0.25)], "Rome", math.log(2)),
+        ([("Rome", 0.5), ("Troy", 0.25)], "Rome", -math.inf),
+        ([("Rome", 0.5), ("", 0.0)], "Rome", -math.inf),
+        ([("", 1.0)], "", math.inf),
+    ],
+)
+def test_the_pipelines_rule_in_the_units_of_the_others(
+    results: list[tuple[str, float]],
+    text: str,
+    diff: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(PEERS / "contestants")
+    module = importlib.import_module("torch_pipeline")
+    answer, score = module._answer([{"answer": a, "score": s} for a, s in results])
+    assert answer == text
+    assert score == pytest.approx(diff)
+
+
 def test_the_driver_compares_the_peers_that_are_here(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -72,6 +132,8 @@ def test_the_driver_compares_the_peers_that_are_here(
             *("--data", str(DATA), "--output", str(output), "--checkpoint", str(checkpoint)),
             *("--bundle", str(bundle.path), "--only", ",".join(names), "--rounds", "2"),
             *("--questions", "12", "--warm-up", "4", "--rate", "30", "--latency-seconds", "1.5"),
+            # Not the bundle's own, and far from it.
+            *("--null-score-diff-threshold", "1e9"),
         ],
         capture_output=True,
         text=True,
@@ -89,9 +151,16 @@ def test_the_driver_compares_the_peers_that_are_here(
         assert row["latency_questions"] > 0
         assert row["memory_mb"] > 10
         # All compute the same; int8 need not find the same in random weights.
+        found = row["agreement"]
+        # Everybody answers everything at this threshold.
+        assert found["same_answers"] == found["same_spans"], row["name"]
         if row["name"] != "onnxruntime-int8":
-            assert row["same_answers"] == 1.0, row["name"]
-    assert "| **electra-qa** |" in (output / "table.md").read_text(encoding="utf-8")
+            assert found["same_spans"] == 1.0, row["name"]
+            assert found["null_score_diff_rms"] < 1e-3, row["name"]
+    assert results["null_score_diff_threshold"] == 1e9
+    table = (output / "table.md").read_text(encoding="utf-8")
+    assert "| **electra-qa** |" in table
+    assert "one null_score_diff_threshold, 1e+09" in table
     assert (output / "picture.png").stat().st_size > 10_000
 
 

@@ -84,6 +84,8 @@ def test_the_panels_show_what_they_should() -> None:
         "computed_tokens_total",
         "engine_busy_seconds_total",
         "context_cache_hits_total",
+        "answer_cache_hits_total",
+        "shared_windows_total",
         "null_answers_total",
         "rejections_total",
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -52,6 +53,12 @@ class Overload:
         self.client = client
         self.counts: Counter[str] = Counter()
         self.bad: list[object] = []
+        self._asked = itertools.count()
+
+    def question(self, number: int) -> tuple[str, str]:
+        """One that none is the same as: what is the same would be computed once, and be no load."""
+        question, context = QUESTIONS[number]
+        return f"{question} {next(self._asked)}", context
 
     def judge(self, outcome: Result | ElectraQAError, timeout: float | None) -> None:
         self.counts["asked"] += 1
@@ -71,7 +78,7 @@ class Overload:
     async def one(self, number: int, timeout: float | None) -> None:
         try:
             outcome: Result | ElectraQAError = await self.client.answer(
-                *QUESTIONS[number], timeout=timeout
+                *self.question(number), timeout=timeout
             )
         except ElectraQAError as error:
             outcome = error
@@ -80,7 +87,7 @@ class Overload:
     async def batch(self, numbers: list[int]) -> None:
         outcomes: list[Result | ElectraQAError]
         try:
-            outcomes = await self.client.answer_batch([QUESTIONS[number] for number in numbers])
+            outcomes = await self.client.answer_batch([self.question(number) for number in numbers])
         except ElectraQAError as error:
             outcomes = [error] * len(numbers)
         assert len(outcomes) == len(numbers)
@@ -90,7 +97,7 @@ class Overload:
     async def many(self, stop: asyncio.Event) -> None:
         """The patient one has its answers in the end."""
         while not stop.is_set():
-            pairs = [QUESTIONS[number] for number in SHORT]
+            pairs = [self.question(number) for number in SHORT]
             async for outcome in self.client.answer_many(pairs, batch_size=2, concurrency=2):
                 self.judge(outcome, None)
                 assert isinstance(outcome, Result), outcome

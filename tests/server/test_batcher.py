@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 
 import numpy as np
@@ -16,14 +17,17 @@ from electra_qa.windows import Window, WindowBatch
 
 from .conftest import GatedEngine
 
+tokens = itertools.count(7)
 
-def window(length: int, token: int = 7) -> Window:
-    ids = np.full(length, token, dtype=np.int32)
+
+def window(length: int, token: int | None = None) -> Window:
+    """One that no other is the same as, if its token is not given."""
+    ids = np.full(length, next(tokens) if token is None else token, dtype=np.int32)
     return Window(ids, 1, length - 1, 1, length - 1, 0)
 
 
-def request(*lengths: int, token: int = 7) -> WindowRequest:
-    return WindowRequest([window(length, token) for length in lengths], 30)
+def request(*lengths: int, token: int | None = None, longest: int = 30) -> WindowRequest:
+    return WindowRequest([window(length, token) for length in lengths], longest)
 
 
 def make(engine: GatedEngine, *, budget: int = 1024, queue: int = 100_000) -> Batcher:

@@ -505,19 +505,21 @@ async def test_what_the_engine_says_stays_here(serving: Serving, engine: GatedEn
     assert "/secret" not in (caught.value.details() or "")
 
 
+# One question is asked by both protocols: what is the same is computed once.
+@pytest.mark.parametrize(("question", "windows"), [("where?", 2), ("who?", 1)])
 async def test_windows_of_both_protocols_share_a_batch(
-    serving: Serving, engine: GatedEngine
+    serving: Serving, engine: GatedEngine, question: str, windows: int
 ) -> None:
     async with serving() as client, grpc.aio.insecure_channel(client.address) as channel:
         engine.open.clear()
         first = asyncio.create_task(client.answer("who?", CONTEXT))
         await engine.taken()
-        ours = asyncio.create_task(client.answer("who?", CONTEXT))
+        ours = asyncio.create_task(client.answer(question, CONTEXT))
         theirs = asyncio.ensure_future(stub(channel).ModelInfer(typed()))
         await asyncio.sleep(0.3)
         engine.open.set()
         await asyncio.gather(first, ours, theirs)
-    assert [len(batch.input_ids) for batch in engine.batches] == [1, 2]
+    assert [len(batch.input_ids) for batch in engine.batches] == [1, windows]
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -477,3 +477,24 @@ def test_sighup_and_the_command_reload_what_the_link_points_to(
     assert process.returncode == 0
     assert f"{bundle.graph_path.name} is damaged" in log
     assert "Traceback" not in log
+
+
+async def test_a_reload_begins_without_answers(
+    bundle: Bundle, engine: GatedEngine, source: Source
+) -> None:
+    address = free_address()
+    settings = replace(SETTINGS, metrics_address=address, answer_cache_bytes=2**20)
+    async with (
+        started(bundle, engine, settings, source) as (server, models),
+        AsyncClient(server) as client,
+    ):
+        before = [await client.answer("who?", CONTEXT) for _ in range(2)]
+        assert (await asyncio.to_thread(scrape, address))["answer_cache_bytes", ""] > 0
+        await models.reload()
+        assert (await asyncio.to_thread(scrape, address))["answer_cache_bytes", ""] == 0
+        after = [await client.answer("who?", CONTEXT) for _ in range(2)]
+        numbers = await asyncio.to_thread(scrape, address)
+    assert before[0].model_version == before[1].model_version == bundle.version
+    assert after[0].model_version == after[1].model_version != bundle.version
+    assert numbers["answer_cache_hits_total", ""] == 2
+    assert numbers["answer_cache_misses_total", ""] == 2

@@ -36,5 +36,5 @@ class QuestionAnswering:
         max_batch_size=int(os.environ.get("PEER_MAX_BATCH_SIZE", "16")),
         max_latency_ms=int(os.environ.get("PEER_MAX_LATENCY_MS", "60000")),
     )
-    def answer(self, questions: list[Question]) -> list[str]:
+    def answer(self, questions: list[Question]) -> list[tuple[str, float]]:
         return self._reader.answer([(q.question, q.context) for q in questions])

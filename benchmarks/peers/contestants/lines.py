@@ -1,6 +1,6 @@
 """A library as a process: questions come in as JSON lines, answers go out.
 
-    {"questions": [[question, context], …]}  →  {"answers": [text, …]}
+    {"questions": [[question, context], …]}  →  {"answers": [[text, null score difference], …]}
 
 It says {"ready": true} once it can.
 """
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-Answer = Callable[[Sequence[tuple[str, str]]], list[str]]
+Answer = Callable[[Sequence[tuple[str, str]]], list[tuple[str, float]]]
 
 
 def one_at_a_time(answer: Answer) -> Answer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import litserve
 from ort_model import ort_model
-from reader import Question, Reader
+from reader import Answer, Question, Reader
 
 
 class QuestionAnswering(litserve.LitAPI):  # type: ignore[misc]
@@ -29,14 +29,15 @@ class QuestionAnswering(litserve.LitAPI):  # type: ignore[misc]
     def batch(self, inputs: list[Question]) -> list[Question]:
         return inputs
 
-    def predict(self, inputs: list[Question]) -> list[str]:
+    def predict(self, inputs: list[Question]) -> list[Answer]:
         return self._reader.answer(inputs)
 
-    def unbatch(self, output: list[str]) -> list[str]:
+    def unbatch(self, output: list[Answer]) -> list[Answer]:
         return output
 
-    def encode_response(self, output: str) -> dict[str, str]:
-        return {"answer": output}
+    def encode_response(self, output: Answer) -> dict[str, str | float]:
+        text, null_score_diff = output
+        return {"answer": text, "null_score_diff": null_score_diff}
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 from mlserver import MLModel
-from mlserver.codecs import StringCodec
+from mlserver.codecs import NumpyCodec, StringCodec
 from mlserver.types import InferenceRequest, InferenceResponse
 from ort_model import ort_model
 from reader import Reader
@@ -32,8 +33,14 @@ class QuestionAnswering(MLModel):  # type: ignore[misc]
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         inputs = {one.name: StringCodec.decode_input(one) for one in payload.inputs}
         answers = self._reader.answer(list(zip(inputs["question"], inputs["context"], strict=True)))
+        texts = [text for text, _ in answers]
+        diffs = np.array([[null_score_diff] for _, null_score_diff in answers], dtype=np.float32)
         return InferenceResponse(
-            model_name=self.name, outputs=[StringCodec.encode_output("answer", answers)]
+            model_name=self.name,
+            outputs=[
+                StringCodec.encode_output("answer", texts),
+                NumpyCodec.encode_output("null_score_diff", diffs),
+            ],
         )
 
 

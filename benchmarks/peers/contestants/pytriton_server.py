@@ -14,6 +14,7 @@ from pytriton.triton import Triton, TritonConfig
 from reader import Reader
 
 Texts = npt.NDArray[np.bytes_]
+Floats = npt.NDArray[np.float32]
 
 
 def main() -> None:
@@ -30,12 +31,14 @@ def main() -> None:
     )
 
     @batch  # type: ignore[untyped-decorator]
-    def infer(question: Texts, context: Texts) -> dict[str, Texts]:
+    def infer(question: Texts, context: Texts) -> dict[str, Texts | Floats]:
         questions = [
             (q.decode(), c.decode()) for q, c in zip(question[:, 0], context[:, 0], strict=True)
         ]
-        answers = [text.encode() for text in reader.answer(questions)]
-        return {"answer": np.array(answers, dtype=np.object_)[:, None]}
+        answers = reader.answer(questions)
+        texts = np.array([text.encode() for text, _ in answers], dtype=np.object_)
+        diffs = np.array([null_score_diff for _, null_score_diff in answers], dtype=np.float32)
+        return {"answer": texts[:, None], "null_score_diff": diffs[:, None]}
 
     config = TritonConfig(
         http_address="127.0.0.1",
@@ -53,7 +56,10 @@ def main() -> None:
                 Tensor(name="question", dtype=bytes, shape=(1,)),
                 Tensor(name="context", dtype=bytes, shape=(1,)),
             ],
-            outputs=[Tensor(name="answer", dtype=bytes, shape=(1,))],
+            outputs=[
+                Tensor(name="answer", dtype=bytes, shape=(1,)),
+                Tensor(name="null_score_diff", dtype=np.float32, shape=(1,)),
+            ],
             config=ModelConfig(
                 max_batch_size=arguments.max_batch_size,
                 batcher=DynamicBatcher(max_queue_delay_microseconds=arguments.max_queue_delay_us),

@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from electra_qa.spans import MASKED
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, WindowSettings, make_windows
 
 SETTINGS = WindowSettings(max_seq_length=384, doc_stride=128, max_query_length=64)
 MAX_ANSWER_LENGTH = 30
-NULL_SCORE_DIFF_THRESHOLD = 0.0
 # A context that is asked about again is not tokenized again, here as in electra-qa.
 CACHED_CONTEXTS = 1024
 
 Question = tuple[str, str]
+# The text of the best span, and the null score − its score: whoever asked decides by a threshold
+# whether that is an answer.
+Answer = tuple[str, float]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
@@ -54,10 +57,10 @@ class _Piece:
 class _Best:
     """The best span so far of a question, in its context's tokens, and its null score."""
 
-    score: float = float("-inf")
+    score: float = MASKED
     first: int = 0
     last: int = 0
-    null: float = float("inf")
+    null: float = -MASKED
 
 
 class Reader:
@@ -73,8 +76,8 @@ class Reader:
         self._batch_size = batch_size
         self._step = pad_to_multiple_of
 
-    def answer(self, questions: Sequence[Question]) -> list[str]:
-        """The answers' texts, "" for none, in the questions' order."""
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """In the questions' order."""
         contexts = [self._context(context) for _, context in questions]
         pieces = [
             _Piece(number, window)
@@ -89,7 +92,7 @@ class Reader:
         logits = self._model([self._pad([p.window for p in batch]) for batch in batches])
         for batch, (start, end) in zip(batches, logits, strict=True):
             _update(best, batch, start, end)
-        return [_text(context, found) for context, found in zip(contexts, best, strict=True)]
+        return [_answer(context, found) for context, found in zip(contexts, best, strict=True)]
 
     def _windows(self, question: str, context: TokenizedContext) -> list[Window]:
         return make_windows(
@@ -155,8 +158,9 @@ def best_spans(
     return scores[rows, firsts].astype(np.float32), firsts, lasts
 
 
-def _text(context: TokenizedContext, best: _Best) -> str:
-    if best.score == -np.inf or best.null - best.score > NULL_SCORE_DIFF_THRESHOLD:
-        return ""
+def _answer(context: TokenizedContext, best: _Best) -> Answer:
+    null_score_diff = best.null - best.score
+    if best.score == MASKED:  # no window has a span
+        return "", null_score_diff
     start, end = context.characters(best.first, best.last)
-    return context.text[start:end]
+    return context.text[start:end], null_score_diff
