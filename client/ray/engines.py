@@ -67,7 +67,9 @@ class Engine:
         arguments = ["--warm-up-lengths", "none", "--threads", str(choice.cpus)]
         try:
             self._server = ServerProcess(
-                choice.choice.path(progress=False), device=choice.device, arguments=arguments
+                choice.choice.path(choice.device, progress=False),
+                device=choice.device,
+                arguments=arguments,
             )
         except (ModelError, ServerProcessError) as error:
             raise PrivateServerError(str(error)) from None

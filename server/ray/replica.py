@@ -220,7 +220,7 @@ def _loaded(arguments: Arguments, cpus: int) -> Parts:
     """Raises BundleError, EngineError or ValueError."""
     settings = arguments.settings
     bundle, engine = load(
-        arguments.choice.path(progress=False),
+        arguments.choice.path(arguments.device, progress=False),
         EngineSettings(
             arguments.device,
             arguments.threads or cpus,
