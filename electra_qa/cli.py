@@ -31,7 +31,7 @@ COMMANDS = {
 # What the list of commands says, without importing them.
 SUMMARIES = {
     "answer": "Answer a file of questions.",
-    "ask": "Ask one question about a text.",
+    "ask": "Ask one question about a text, or about many.",
     "bench": "Put a server under load and measure it.",
     "build": "Make a bundle from a checkpoint.",
     "cache": "List and prune the bundles that were built of models.",
