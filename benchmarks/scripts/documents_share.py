@@ -1,4 +1,4 @@
-"""One question over a thousand paragraphs: how much of the engine's speed is left when it is served.
+"""One question over a thousand paragraphs: how much of the engine's speed the server leaves.
 
 The bare engine gets the windows of the question with each paragraph sorted by length, with nothing
 else to do; the server gets one `answer_documents`. In turns, on the same machine, the client beside
@@ -11,12 +11,11 @@ python benchmarks/scripts/documents_share.py --data dev-v2.0.json
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
 from pathlib import Path
 
 import click
-from served_share import Turn, bare, sorted_batches, windows_of
+from served_share import Turn, bare, show, sorted_batches, windows_of
 
 from electra_qa.benchmarks.server_figures import figures_between, read_counters
 from electra_qa.bundle import default_bundle_path, load_bundle
@@ -60,16 +59,7 @@ def main(data: Path, count: int, rounds: int, metrics_port: int) -> None:
             padding = figures_between(before, read_counters(url), seconds).padding_share
             assert padding is not None
             turns["answer_documents"].append(Turn(result.windows / seconds, padding))
-    for name, of_name in turns.items():
-        rate = statistics.median(turn.rate for turn in of_name)
-        shares = [
-            turn.rate / base.rate for turn, base in zip(of_name, turns["bare engine"], strict=True)
-        ]
-        click.echo(
-            f"{name:17} {rate:7.1f} windows/s  {statistics.median(shares):6.1%} of the bare engine"
-            f"  ({min(shares):.1%} to {max(shares):.1%})"
-            f"  padding {statistics.median(turn.padding for turn in of_name):.1%}"
-        )
+    show(turns)
     engine.close()
 
 

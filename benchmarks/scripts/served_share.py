@@ -14,7 +14,7 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +96,20 @@ async def served(address: str, metrics: str, requests: Sequence[bytes], mode: Mo
     return Turn(calls.windows / recording.seconds, figures.padding_share)
 
 
+def show(turns: Mapping[str, Sequence[Turn]]) -> None:
+    """A line each; shares are of the turns of "bare engine"."""
+    for name, of_name in turns.items():
+        rate = statistics.median(turn.rate for turn in of_name)
+        shares = [
+            turn.rate / base.rate for turn, base in zip(of_name, turns["bare engine"], strict=True)
+        ]
+        click.echo(
+            f"{name:17} {rate:7.1f} windows/s  {statistics.median(shares):6.1%} of the bare engine"
+            f"  ({min(shares):.1%} to {max(shares):.1%})"
+            f"  padding {statistics.median(turn.padding for turn in of_name):.1%}"
+        )
+
+
 @click.command()
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--bundle", "bundle_path", type=click.Path(exists=True, path_type=Path))
@@ -138,16 +152,7 @@ def main(
             turns["bare engine"].append(bare(engine, batches, tokens))
             for mode, of_mode in requests.items():
                 turns[mode].append(asyncio.run(served(server.address, url, of_mode, mode)))
-    for name, of_name in turns.items():
-        rate = statistics.median(turn.rate for turn in of_name)
-        shares = [
-            turn.rate / base.rate for turn, base in zip(of_name, turns["bare engine"], strict=True)
-        ]
-        click.echo(
-            f"{name:12} {rate:7.1f} windows/s  {statistics.median(shares):6.1%} of the bare engine"
-            f"  ({min(shares):.1%} to {max(shares):.1%})"
-            f"  padding {statistics.median(turn.padding for turn in of_name):.1%}"
-        )
+    show(turns)
     engine.close()
 
 
