@@ -22,7 +22,7 @@ from electra_qa.client import (
     UnavailableError,
 )
 from electra_qa.client.errors import from_rpc
-from electra_qa.client.stream_end import Responses
+from electra_qa.client.stream_end import StreamEnd
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import open_inference_grpc_pb2 as oip
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
@@ -184,10 +184,11 @@ async def infer(to: Connections, numbers: Numbers) -> AsyncIterator[Outcome]:
 async def infer_stream(to: Connections, numbers: Numbers) -> AsyncIterator[Outcome]:
     stub: Any = GRPCInferenceServiceStub(to.raw)
     parts = [numbers[place : place + 2] for place in range(0, len(numbers), 2)]
-    responses = Responses(stub.ModelStreamInfer(map(infer_request, parts), timeout=60))
+    call = stub.ModelStreamInfer(map(infer_request, parts), timeout=60)
+    end, responses = StreamEnd(call), aiter(call)
     try:
         for part in parts:
-            said: oip.ModelStreamInferResponse = await responses.next()
+            said: oip.ModelStreamInferResponse = await end.told(anext(responses))
             if said.error_message:
                 raise ElectraQAError(said.error_message)
             for each in inferred(part, said.infer_response):
