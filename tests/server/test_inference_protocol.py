@@ -434,7 +434,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
         (
             typed(topk=3),
             "unexpected parameter 'topk' for model 'electra-qa': it takes top_k, "
-            "max_answer_length, null_score_diff_threshold, timeout",
+            "max_answer_length, null_score_diff_threshold, max_overlap, every_place, timeout",
         ),
         (
             typed(top_k="3"),
