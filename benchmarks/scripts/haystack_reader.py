@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from haystack import Document
 from haystack_integrations.components.readers.transformers import TransformersExtractiveReader
 from safetensors.numpy import load_file, save_file
@@ -61,8 +62,12 @@ def _without_segments(checkpoint: Path, folder: Path) -> Path:
     tensors = load_file(file)
     (name,) = (name for name in tensors if name.endswith(SEGMENTS))
     tensors[name][1] = tensors[name][0]
+    # Transformers computes in what a checkpoint is stored in, and float16 is slow on a CPU.
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     file.unlink()
     save_file(tensors, file, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
 
