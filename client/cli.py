@@ -34,7 +34,7 @@ from electra_qa.versions import installed_versions
 from .context_files import ContextFiles
 from .errors import ElectraQAError
 from .evaluate import evaluate as run_evaluation
-from .messages import Options
+from .messages import given_options
 from .server_options import ServerChoice, server_options
 from .showing import show, show_documents
 
@@ -92,15 +92,13 @@ def ask(
     """Ask one QUESTION about a text, or about many."""
     if (context is None) == (not context_files):
         raise click.UsageError("set one of --context and --context-file")
-    options: Options = {"top_k": top_k}
-    if max_answer_length is not None:
-        options["max_answer_length"] = max_answer_length
-    if null_score_diff_threshold is not None:
-        options["null_score_diff_threshold"] = null_score_diff_threshold
-    if max_overlap is not None:
-        options["max_overlap"] = max_overlap
-    if every_place:
-        options["every_place"] = True
+    options = given_options(
+        top_k=top_k,
+        max_answer_length=max_answer_length,
+        null_score_diff_threshold=null_score_diff_threshold,
+        max_overlap=max_overlap,
+        every_place=every_place or None,
+    )
     files = ContextFiles(context_files)
     if context is not None or files.is_one_file:
         text = files.text(files.files[0]) if context is None else context

@@ -21,6 +21,11 @@ SPECIAL_TOKENS = 4
 USUAL = WindowSettings()
 
 
+def longest_question(window: int) -> int:
+    """What a window of so many tokens has room for beside one token of a text."""
+    return window - SPECIAL_TOKENS - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """What one call may hold.

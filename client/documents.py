@@ -63,7 +63,7 @@ class DocumentsResult:
     """What became of a question about many documents.
 
     answers: best first, also where is_impossible says that none is the answer.
-    null_score_diff: the smallest of the documents'.
+    null_score_diff: the smallest of the answers'.
     documents, documents_read, documents_failed: how many came, were read, and could not be read.
     failures: the first 100 of those that could not.
     windows: how many the documents were cut into.

@@ -80,6 +80,15 @@ _CLASSES: dict[grpc.StatusCode, type[ElectraQAError]] = {
 _BY_NUMBER = {status.value[0]: status for status in grpc.StatusCode}
 
 
+# How a server refuses a context without a single token.
+_NOTHING_TO_READ = ("context is empty", "context is blank", "context has no tokens")
+
+
+def is_nothing_to_read(error: ElectraQAError) -> bool:
+    """Whether the context of a question has nothing in it."""
+    return isinstance(error, InvalidArgumentError) and str(error).startswith(_NOTHING_TO_READ)
+
+
 def from_status(code: grpc.StatusCode, message: str) -> ElectraQAError:
     return _CLASSES.get(code, ElectraQAError)(message, code)
 

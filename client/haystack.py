@@ -20,19 +20,17 @@ from haystack import (
 from haystack.utils import Secret
 
 from electra_qa.models import Precision
+from electra_qa.spans import N_BEST_SIZE, sigmoid
 
 from .client import Client
+from .cutting import longest_question
 from .documents import Document as Text
 from .documents import DocumentAnswer
+from .errors import is_nothing_to_read
+from .messages import given_options
 from .private import PrivateServer
 
 log = logging.getLogger(__name__)
-
-# Spans of a window that the reader looks at.
-ANSWERS_PER_SEQ = 20
-# What a window has beside question and text, in the family that has most, and a token of the text.
-NOT_THE_QUESTION = 5
-NOTHING_TO_READ = ("context is empty", "context is blank", "context has no tokens")
 
 
 @component
@@ -175,24 +173,23 @@ class ElectraQAReader:
         score_threshold = score_threshold or self.score_threshold
         overlap_threshold = overlap_threshold or self.overlap_threshold
         read = _readable(documents, twice=overlap_threshold is None)
-        options: dict[str, Any] = {}
-        if overlap_threshold is not None:
-            options["max_overlap"] = overlap_threshold
         result = self._client.answer_documents(
             query,
             [Text(document.content or "", document.id) for document in read],
             answers_per_document=top_k,
-            rules="reader",
-            top_k=top_k,
-            n_best_size=answers_per_seq or self.answers_per_seq or ANSWERS_PER_SEQ,
-            max_seq_length=max_seq_length,
-            max_answer_length=max_seq_length,
-            max_query_length=max_seq_length - NOT_THE_QUESTION,
-            window_overlap=stride or self.stride,
-            **options,
+            **given_options(
+                rules="reader",
+                top_k=top_k,
+                n_best_size=answers_per_seq or self.answers_per_seq or N_BEST_SIZE,
+                max_seq_length=max_seq_length,
+                max_answer_length=max_seq_length,
+                max_query_length=longest_question(max_seq_length),
+                window_overlap=stride or self.stride,
+                max_overlap=overlap_threshold,
+            ),
         )
         for failure in result.failures:
-            if not str(failure.error).startswith(NOTHING_TO_READ):
+            if not is_nothing_to_read(failure.error):
                 log.warning(
                     "Document {id} was not read: {error}", id=failure.id, error=str(failure.error)
                 )
@@ -216,7 +213,7 @@ class ElectraQAReader:
             meta["answer_page_number"] = page + before.count("\f")
         return ExtractedAnswer(
             query=query,
-            score=0.5 * (1 + math.tanh(0.5 * self.calibration_factor * logits)),
+            score=sigmoid(self.calibration_factor * logits),
             data=answer.text,
             document=document,
             document_offset=ExtractedAnswer.Span(answer.start, answer.end),

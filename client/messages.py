@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.spans import Answer
@@ -99,6 +99,12 @@ def question_of(given: object) -> Question:
         )
     question, context = given
     return Question(_check_type("question", question), _check_type("context", context))
+
+
+def given_options(**options: Any) -> Options:
+    """Those that are not None."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return cast(Options, given)
 
 
 def options_message(options: Options) -> pb.Options:

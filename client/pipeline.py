@@ -13,7 +13,7 @@ from electra_qa.credentials import Credentials, Tls
 from electra_qa.models import Precision
 
 from .client import Client
-from .errors import ElectraQAError, InvalidArgumentError
+from .errors import ElectraQAError, is_nothing_to_read
 from .messages import Question, Result
 from .pipeline_arguments import (
     IGNORED,
@@ -30,8 +30,6 @@ from .private import PrivateServer
 from .timeouts import DEFAULT_TIMEOUT_S
 
 TASK = "question-answering"
-# How a server refuses a context without a single token, which Transformers answered.
-NOTHING_TO_READ = ("context is empty", "context is blank", "context has no tokens")
 
 
 class PipelineAnswer(TypedDict):
@@ -263,9 +261,7 @@ class QuestionAnsweringPipeline:
             for index, outcome in enumerate(outcomes):
                 if isinstance(outcome, Result):
                     yield _answers(outcome, options)
-                elif isinstance(outcome, InvalidArgumentError) and str(outcome).startswith(
-                    NOTHING_TO_READ
-                ):
+                elif is_nothing_to_read(outcome):  # which Transformers answered
                     yield _no_answers(options)
                 else:
                     if several:

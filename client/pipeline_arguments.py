@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from electra_qa.models import Precision
 
+from .cutting import longest_question
 from .messages import Options
 
 # Arguments that choose nothing here: the windows of a batch are padded as they come, the tokenizer
@@ -93,8 +94,7 @@ class CallOptions:
     def of_the_client(self, max_seq_length: int, max_seq_length_limit: int) -> Options:
         """The same in the words of `Client`, for a model with these lengths of windows."""
         longest = self.max_seq_len or max_seq_length
-        # Beside a question there are a token of context and four special ones in a RoBERTa.
-        room = max(1, min(longest, max_seq_length_limit) - 5)
+        room = max(1, longest_question(min(longest, max_seq_length_limit)))
         question = room if self.max_question_len is None else min(self.max_question_len, room)
         overlap = min(longest // 2, 128) if self.doc_stride is None else self.doc_stride
         options: Options = {

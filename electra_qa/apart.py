@@ -45,17 +45,16 @@ class _Field:
     ) -> None:
         table = span_table(decoded.logits, window.bounds(max_answer_length))
         assert table is not None  # the window has a best span
-        self._first, self._starts, self._ends = table
+        self._table = table
         self._window = window
         self._log_partition = sum(decoded.log_partition.tolist())
-        self._longest = len(self._ends) - len(self._starts) + 1
-        self._scores = self._starts[:, None] + sliding_window_view(self._ends, self._longest)
-        first = self._first + window.offset - window.context_start
-        offsets = context.offsets[first : first + len(self._ends)]
-        self._start = offsets[: len(self._starts), 0, None]
-        ends = np.zeros(len(self._ends), np.int32)
+        self._scores = table.scores()
+        first = table.first + window.offset - window.context_start
+        offsets = context.offsets[first : first + len(table.ends)]
+        self._start = offsets[: len(table.starts), 0, None]
+        ends = np.zeros(len(table.ends), np.int32)
         ends[: len(offsets)] = offsets[:, 1]
-        self._end = sliding_window_view(ends, self._longest)
+        self._end = sliding_window_view(ends, table.longest)
 
     @property
     def nbytes(self) -> int:
@@ -63,16 +62,17 @@ class _Field:
 
     def best(self) -> Candidate | None:
         """Of those that are left; None where none is."""
-        start, distance = divmod(int(self._scores.argmax()), self._longest)
+        table = self._table
+        start, distance = divmod(int(self._scores.argmax()), table.longest)
         if self._scores[start, distance] == -np.inf:
             return None
         last = start + distance
         return candidate(
             self._window,
-            self._first + start,
-            self._first + last,
-            float(self._starts[start]),
-            float(self._ends[last]),
+            table.first + start,
+            table.first + last,
+            float(table.starts[start]),
+            float(table.ends[last]),
             self._log_partition,
         )
 
@@ -156,15 +156,17 @@ def best_apart(
     fields = _Fields(context, windows, decoded, options, max_overlap)
     heap: list[tuple[float, int, Candidate]] = []
 
-    def push(index: int) -> None:
-        if (best := fields.best(index)) is not None:
+    def push(index: int, best: Candidate | None) -> None:
+        if best is not None:
             heapq.heappush(heap, (-best.score, index, best))
 
     for index in range(len(windows)):
-        push(index)
+        push(index, fields.best(index))
     while heap:
         _, index, best = heapq.heappop(heap)
-        if fields.best(index) == best:  # not struck out since
+        left = fields.best(index)
+        if left == best:  # not struck out since
             yield best
             fields.take(best)
-        push(index)
+            left = fields.best(index)
+        push(index, left)

@@ -31,6 +31,15 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write a file, which is at `path` once the block has ended well: what a killed
+    process leaves has another name. Raises OSError."""
+    unfinished = path.with_suffix(".unfinished")
+    yield unfinished
+    unfinished.replace(path)
+
+
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file. Raises OSError, also where it is larger than `max_bytes`."""
     with open_regular(path) as file:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -63,34 +64,48 @@ def best_spans(
     table = span_table(logits, bounds)
     if table is None:
         return np.empty((0, 2), np.int32), np.empty((0, 2), np.float32)
-    first, starts, ends = table
-    longest = len(ends) - len(starts) + 1
-    scores = (starts[:, None] + sliding_window_view(ends, longest)).ravel()
-    order = _best(scores, n)
-    start = order // longest
-    last = start + order % longest
-    spans = np.stack((start, last), axis=-1).astype(np.int32) + np.int32(first)
-    return spans, np.stack((starts[start], ends[last]), axis=-1)
+    order = _best(table.scores().ravel(), n)
+    start = order // table.longest
+    last = start + order % table.longest
+    spans = np.stack((start, last), axis=-1).astype(np.int32) + np.int32(table.first)
+    return spans, np.stack((table.starts[start], table.ends[last]), axis=-1)
 
 
-def span_table(
-    logits: npt.NDArray[np.float32], bounds: Sequence[int]
-) -> tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
-    """The first position that may start a span, the start logits from there on (float32 [starts])
-    and the end logits (float32 [starts + longest span − 1]; −inf where a span may not end). None
-    where there is no span."""
+@dataclass(frozen=True, slots=True)
+class SpanTable:
+    """The spans of a window that are allowed.
+
+    first: the first position that may start one.
+    starts: float32 [starts], the start logits from there on.
+    ends: float32 [starts + longest span − 1], the end logits; −inf where a span may not end.
+    """
+
+    first: int
+    starts: npt.NDArray[np.float32]
+    ends: npt.NDArray[np.float32]
+
+    @property
+    def longest(self) -> int:
+        return len(self.ends) - len(self.starts) + 1
+
+    def scores(self) -> npt.NDArray[np.float32]:
+        """float32 [starts, longest], by start and distance; what is no span is never chosen."""
+        return self.starts[:, None] + sliding_window_view(self.ends, self.longest)
+
+
+def span_table(logits: npt.NDArray[np.float32], bounds: Sequence[int]) -> SpanTable | None:
+    """See `best_spans`. None where there is no span."""
     context_start, context_end, start_first, start_end, longest = bounds
     first, stop = max(start_first, 0), min(start_end, len(logits))
     last_stop = min(context_end, len(logits))
     longest = min(longest, last_stop - first)
     if first >= stop or longest < 1:
         return None
-    # What is no position of the context is never chosen.
     ends = np.full(stop - first + longest - 1, -np.inf, np.float32)
     lowest = max(context_start - first, 0)
     highest = min(last_stop - first, len(ends))
     ends[lowest:highest] = logits[first + lowest : first + highest, 1]
-    return first, logits[first:stop, 0], ends
+    return SpanTable(first, logits[first:stop, 0], ends)
 
 
 def _best(scores: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.intp]:

@@ -128,9 +128,11 @@ def _answers_run_squad(
         text = texts.cut(start, end).lstrip()
         start = end - len(text)
         key = (start, end) if options.every_place else text
+        if not text or key in answers:
+            continue
         # Widened to words, some share more than their spans do.
         taken = ((answer.start, answer.end) for answer in answers.values())
-        if text and key not in answers and _is_free((start, end), taken, options.max_overlap):
+        if _is_free((start, end), taken, options.max_overlap):
             texts.keep(text)
             answers[key] = candidate.answer(text, start, end, candidate.probability)
             if len(answers) == options.top_k:

@@ -95,6 +95,11 @@ def _log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
     return highest + math.log(float(np.exp(logits.astype(np.float64) - highest).sum()))
 
 
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(−x)), without overflow."""
+    return 0.5 * (1 + math.tanh(0.5 * x))
+
+
 class Rules(enum.Enum):
     """Whose rules make answers out of spans, see `merge`."""
 

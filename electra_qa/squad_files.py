@@ -14,6 +14,7 @@ import click
 
 from .bundle import sha256_of
 from .cache import user_cache
+from .files import written_whole
 
 TIMEOUT_S = 20.0
 
@@ -70,9 +71,8 @@ def cached(official: OfficialFile) -> Path:
         if path.is_file() and sha256_of(path) == official.sha256:
             return path
         cache.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(fetch(official))
-        unfinished.replace(path)
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(fetch(official))
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise DownloadError(f"{official.url} can't be kept in the cache: {error}") from error
     return path

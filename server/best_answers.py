@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from electra_qa.merge import utf8_bytes
 from electra_qa.rpc import electra_qa_pb2 as pb
-from electra_qa.spans import Answer, DecodeOptions, Rules
+from electra_qa.spans import Answer, DecodeOptions, Rules, sigmoid
 
 from .errors import InvalidRequestError, RequestError
 from .merging import ANSWER_BYTES, Answered
 from .messages import answer_message, failure
 
-# Of the documents that could not be read, so many are told apart.
-MOST_FAILURES = 100
+# Of the documents that could not be read, so many are told apart, with so much of their ids.
+MOST_FAILURES, LONGEST_ID = 100, 100
 # Haystack's `calibration_factor`.
 READER_FACTOR = 0.1
 
@@ -30,12 +30,16 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An answer of a document. null_score_diff: its document's null score − its logits."""
+    """An answer of a document.
+
+    value: what answers are ordered by; `score` is the same as a share.
+    null_score_diff: its document's null score − its logits.
+    """
 
     document: int
     id: str
     answer: Answer
-    score: float
+    value: float
     null_score_diff: float
 
 
@@ -52,7 +56,6 @@ class BestAnswers:
         self._no_answer = no_answer
         self._max_bytes = max_bytes
         self._found: list[_Found] = []
-        self._null_score_diff = math.inf
         self._null_probability = 1.0
         self._documents = 0
         self._read = 0
@@ -69,20 +72,13 @@ class BestAnswers:
         prediction = answered.prediction
         self._read += 1
         self._windows += answered.windows
-        self._null_score_diff = min(self._null_score_diff, prediction.null_score_diff)
         self._null_probability = min(self._null_probability, prediction.null_probability)
         for answer in prediction.answers:
-            logits = answer.start_logit + answer.end_logit
-            self._found.append(
-                _Found(
-                    document.index,
-                    document.id,
-                    answer,
-                    self._score(answer, prediction.null_score),
-                    prediction.null_score - logits,
-                )
-            )
-        self._found.sort(key=self._order)
+            null_score_diff = prediction.null_score - (answer.start_logit + answer.end_logit)
+            value = self._value(answer, null_score_diff)
+            self._found.append(_Found(document.index, document.id, answer, value, null_score_diff))
+        # Of equal ones that of the earlier document comes first.
+        self._found.sort(key=lambda one: (-one.value, one.document, one.answer.start))
         del self._found[self._top_k :]
         size = sum(
             utf8_bytes(found.answer.text) + utf8_bytes(found.id) + ANSWER_BYTES
@@ -100,7 +96,7 @@ class BestAnswers:
             self._failures.append(
                 pb.DocumentFailure(
                     document_index=document.index,
-                    document_id=document.id[:MOST_FAILURES],
+                    document_id=document.id[:LONGEST_ID],
                     failure=failure(error),
                 )
             )
@@ -114,14 +110,14 @@ class BestAnswers:
                 answer=answer_message(one.answer),
                 document_index=one.document,
                 document_id=one.id,
-                score=one.score,
+                score=self._score(one.value),
                 null_score_diff=one.null_score_diff,
             )
             for one in found
         ]
         if self._no_answer:
             score = self._no_answer_score()
-            place = sum(one.score >= score for one in found)
+            place = sum(answer.score >= score for answer in answers)
             answers.insert(place, pb.DocumentAnswer(score=score, null_score_diff=threshold))
         self._failures.sort(key=lambda failure: failure.document_index)
         return pb.AnswerDocumentsResponse(
@@ -136,37 +132,27 @@ class BestAnswers:
             model_version=model_version,
         )
 
-    def _order(self, found: _Found) -> tuple[float, int, int]:
-        """Best first; of equal ones that of the earlier document. The logits, where two scores are
-        as good as 1."""
-        rules = self._options.rules
-        if rules is Rules.PIPELINE:
-            value = found.score
-        elif rules is Rules.READER:
-            value = found.answer.start_logit + found.answer.end_logit
-        else:
-            value = -found.null_score_diff
-        return -value, found.document, found.answer.start
-
-    def _score(self, answer: Answer, null_score: float) -> float:
-        """See DocumentAnswer.score."""
-        logits = answer.start_logit + answer.end_logit
+    def _value(self, answer: Answer, null_score_diff: float) -> float:
         match self._options.rules:
             case Rules.PIPELINE:
                 return answer.score
             case Rules.READER:
-                return _sigmoid(READER_FACTOR * logits)
-        return _sigmoid(logits - null_score)
+                return answer.start_logit + answer.end_logit
+        return -null_score_diff
+
+    def _score(self, value: float) -> float:
+        """See DocumentAnswer.score: two that are as good as 1 may have other values."""
+        match self._options.rules:
+            case Rules.PIPELINE:
+                return value
+            case Rules.READER:
+                return sigmoid(READER_FACTOR * value)
+        return sigmoid(value)
 
     def _no_answer_score(self) -> float:
         match self._options.rules:
             case Rules.PIPELINE:
                 return self._null_probability
             case Rules.READER:
-                return math.prod(1 - one.score for one in self._found)
-        return _sigmoid(-self._options.null_score_diff_threshold)
-
-
-def _sigmoid(x: float) -> float:
-    """1 / (1 + exp(−x)), without overflow."""
-    return 0.5 * (1 + math.tanh(0.5 * x))
+                return math.prod(1 - self._score(one.value) for one in self._found)
+        return self._score(-self._options.null_score_diff_threshold)

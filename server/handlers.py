@@ -48,26 +48,16 @@ def generic_handler(
     collecting: Mapping[str, Collect] | None = None,
 ) -> grpc.GenericRpcHandler:
     """Of the service's methods, by name. A stream is an open call from its first message on."""
-    handlers: dict[str, Any] = (
-        {
-            name: grpc.unary_unary_rpc_method_handler(
-                _guarded(name, method, calls), response_serializer=_serialize
-            )
-            for name, method in unary.items()
-        }
-        | {
-            name: grpc.stream_stream_rpc_method_handler(
-                _guarded_stream(name, method, calls), response_serializer=_serialize
-            )
-            for name, method in streams.items()
-        }
-        | {
-            name: grpc.stream_unary_rpc_method_handler(
-                _guarded_collect(name, method, calls), response_serializer=_serialize
-            )
-            for name, method in (collecting or {}).items()
-        }
+    kinds: tuple[tuple[Mapping[str, Any], Any, Any], ...] = (
+        (unary, _guarded, grpc.unary_unary_rpc_method_handler),
+        (streams, _guarded_stream, grpc.stream_stream_rpc_method_handler),
+        (collecting or {}, _guarded_collect, grpc.stream_unary_rpc_method_handler),
     )
+    handlers = {
+        name: make(guard(name, method, calls), response_serializer=_serialize)
+        for methods, guard, make in kinds
+        for name, method in methods.items()
+    }
     return grpc.method_handlers_generic_handler(service, handlers)
 
 

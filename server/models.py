@@ -143,14 +143,9 @@ class Models:
         except Exception as error:
             raise ReloadError("the bundle can't be loaded") from error
         try:
-            content = bundle.read_tokenizer()
-            try_tokenizer(content)
-            parts = Parts(bundle, engine, Tokenizer(content, bundle.manifest.special_tokens))
-            warm_up(engine, parts.tokenizer, warm_up_lengths(self._settings, bundle))
+            return warmed_up(bundle, engine, self._settings)
         except Exception as error:
-            engine.close()
             raise ReloadError("the bundle does not pass its warm-up") from error
-        return parts
 
     async def close(self) -> None:
         """Wait for a reload that is under way, and free the model in force; both together for at
@@ -176,6 +171,20 @@ def _drop(loading: asyncio.Task[Parts]) -> None:
     """Of a load that was given up: free what it may bring after all."""
     if not loading.cancelled() and loading.exception() is None:
         OwnThread(target=loading.result().engine.close, daemon=True).start()
+
+
+def warmed_up(bundle: Bundle, engine: Engine, settings: ServerSettings) -> Parts:
+    """What a model is made of, tried and ready. Raises ValueError and EngineError, and closes the
+    engine then."""
+    try:
+        content = bundle.read_tokenizer()
+        try_tokenizer(content)
+        parts = Parts(bundle, engine, Tokenizer(content, bundle.manifest.special_tokens))
+        warm_up(engine, parts.tokenizer, warm_up_lengths(settings, bundle))
+    except BaseException:
+        engine.close()
+        raise
+    return parts
 
 
 def warm_up_lengths(settings: ServerSettings, bundle: Bundle) -> list[int]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as RustTokenizer
 
 from electra_qa.engines import batches_by_length, steps
+from electra_qa.files import written_whole
 
 from ..errors import BuildError
 from .batches import LENGTH_STEP, Batch, collate
@@ -83,9 +84,8 @@ def teacher_logits(
             for place, row, (_, positions) in zip(places, found, windows, strict=True):
                 logits[place].copy_(row[torch.from_numpy(positions)])
             progress.advance(task, len(places))
-    unfinished = file.with_suffix(".unfinished")
-    save_file({"logits": kept}, unfinished)
-    unfinished.rename(file)
+    with written_whole(file) as unfinished:
+        save_file({"logits": kept}, unfinished)
     return logits
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ..cli import reported
-from ..messages import Options
+from ..messages import given_options
 from ..server_options import ServerChoice, server_options
 from ..timeouts import Seconds
 from .asking import Asked
@@ -91,11 +91,9 @@ def answer(
     Columns pass through; answer, start, end, score, null_score, null_score_diff, is_impossible,
     windows and error are added. A run that was cut off goes on when it is started again.
     """
-    options: Options = {}
-    if max_answer_length is not None:
-        options["max_answer_length"] = max_answer_length
-    if null_score_diff_threshold is not None:
-        options["null_score_diff_threshold"] = null_score_diff_threshold
+    options = given_options(
+        max_answer_length=max_answer_length, null_score_diff_threshold=null_score_diff_threshold
+    )
     if ray_address is None and (ray_actors is not None or ray_cpus is not None):
         raise click.UsageError("--ray-actors and --ray-cpus are of --ray")
     if ray_address is not None and server.address is not None:

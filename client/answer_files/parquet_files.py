@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from electra_qa.files import written_whole
+
 from .rows import FileError, Names, Row, Source, check_columns, row_of, text_of
 
 # Rows, and bytes of a column, that are read at a time: a file may be a single row group.
@@ -149,10 +151,8 @@ class ParquetWriter:
 
     def _write_part(self) -> None:
         arrays = [self._array(field) for field in self._schema]
-        path = self._part(self._parts)
-        unfinished = path.with_suffix(".unfinished")
-        pq.write_table(pa.Table.from_arrays(arrays, schema=self._schema), unfinished)
-        unfinished.replace(path)
+        with written_whole(self._part(self._parts)) as unfinished:
+            pq.write_table(pa.Table.from_arrays(arrays, schema=self._schema), unfinished)
         self._kept, self._characters = [], 0
         self._parts += 1
 

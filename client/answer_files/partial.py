@@ -11,6 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from electra_qa.files import written_whole
+
 from .rows import FileError
 
 # An output is gone on with only if all of this is as it was.
@@ -55,9 +57,8 @@ def _check(folder: Path, run: Mapping[str, Any]) -> None:
                 f"with that one, or remove the folder, or choose another --output"
             )
         return
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(run, indent=2, sort_keys=True), encoding="utf-8")
-    unfinished.replace(path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(run, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def remove(folder: Path) -> None:

@@ -558,7 +558,7 @@ class AnswerDocumentsResponse(google.protobuf.message.Message):
     is_impossible: builtins.bool
     """The documents hold no answer: null_score_diff > null_score_diff_threshold."""
     null_score_diff: builtins.float
-    """The smallest of the documents'."""
+    """The smallest of the answers'."""
     documents: builtins.int
     """How many documents came, how many of them were read, and into how many windows they were cut."""
     documents_read: builtins.int

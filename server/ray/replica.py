@@ -14,7 +14,6 @@ import ray
 from grpc_health.v1 import health_pb2
 
 from electra_qa.engines import EngineSettings
-from electra_qa.tokenization import Tokenizer
 
 from ..calls import Calls
 from ..cli import load
@@ -23,12 +22,10 @@ from ..inference_protocol import SERVICE as INFERENCE
 from ..inference_protocol import InferenceProtocolService
 from ..metrics import Metrics
 from ..model import Parts
-from ..models import Models, warm_up_lengths
+from ..models import Models, warmed_up
 from ..service import SERVICE as QUESTIONS
 from ..service import QuestionAnsweringService
 from ..threads import on_own_thread
-from ..tokenizer_trial import try_tokenizer
-from ..warm_up import warm_up
 from .arguments import Arguments
 from .autoscaling import Load
 from .exported import Exported
@@ -228,12 +225,4 @@ def _loaded(arguments: Arguments, cpus: int) -> Parts:
             settings.max_batch_tokens,
         ),
     )
-    try:
-        content = bundle.read_tokenizer()
-        try_tokenizer(content)
-        parts = Parts(bundle, engine, Tokenizer(content, bundle.manifest.special_tokens))
-        warm_up(engine, parts.tokenizer, warm_up_lengths(settings, bundle))
-    except BaseException:
-        engine.close()
-        raise
-    return parts
+    return warmed_up(bundle, engine, settings)
