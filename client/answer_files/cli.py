@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import click
@@ -123,12 +124,22 @@ def answer(
     except BrokenPipeError:  # who reads has enough, which click says by the exit code
         raise
     except OSError as error:
+        if target is None:
+            _let_go_of_standard_output()
         where = error.filename or target or "standard output"
         raise click.ClickException(f"{where}: {error.strerror}") from error
     except CutOffError as error:
         how = "; the same command goes on from there" if error.again else ""
         raise click.ClickException(f"{error}. {error.rows:,} rows are written{how}") from error
     click.echo(_summary(done), err=True)
+
+
+def _let_go_of_standard_output() -> None:
+    """What Python holds of it would be written once more at the end, and fail once more: with an
+    exit code and a text of its own."""
+    with suppress(OSError):  # it may be no file at all
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _cluster(

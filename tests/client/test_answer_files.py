@@ -838,7 +838,8 @@ def test_no_rows_are_no_answers(
     assert sorted(tmp_path.iterdir()) == [source, target]
 
 
-def test_a_full_disk_is_said(null_server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_said(null_server: ServerProcess, tmp_path: Path, unbuffered: str) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     source = write(tmp_path / "in.jsonl", numbered(1000))
@@ -850,7 +851,9 @@ def test_a_full_disk_is_said(null_server: ServerProcess, tmp_path: Path) -> None
             stderr=subprocess.PIPE,
             check=False,
             timeout=60,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )
     assert ended.returncode == 1
     assert b"standard output: No space left on device" in ended.stderr
+    assert b"ignored" not in ended.stderr
     assert b"Traceback" not in ended.stderr
