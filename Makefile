@@ -28,11 +28,12 @@ chaos: $(VENV)/.dev
 	CHAOS_SECONDS=$(CHAOS_SECONDS) $(BIN)/python -m pytest tests/reliability
 	cat build/chaos/report.md
 
-## lint: style and types
+## lint: style, types, and who may import whom
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
 
 ## docs: the pages in docs/ as a site in build/site
 docs:

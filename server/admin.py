@@ -20,8 +20,8 @@ from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
 from .channel_options import channel_options
 from .errors import ReloadError, StartError
+from .front.models import Models
 from .listen import listen
-from .models import Models
 from .settings import ServerSettings
 from .sockets import claimed
 

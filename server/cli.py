@@ -17,16 +17,17 @@ from typing import Any, Literal
 
 import click
 
-from electra_qa.bundle import Bundle, BundleError, load_bundle
+from electra_qa.bundle import Bundle, BundleError
 from electra_qa.configuration import effective
-from electra_qa.engines import Engine, EngineError, EngineSettings, load_engine
+from electra_qa.engines import Engine, EngineError, EngineSettings
 from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.settings import settings_options
 
 from .errors import StartError
+from .front.models import Load
 from .lifecycle import serve_until
-from .logs import configure
-from .models import Load
+from .loading import find_and_load
+from .observe.logs import configure
 from .settings import ServerSettings
 from .threads import work_is_left
 
@@ -130,22 +131,6 @@ def serve(
         # It may never end, and the interpreter's end is not safe beside it.
         logging.shutdown()
         os._exit(0)
-
-
-def find_and_load(choice: ModelChoice, settings: EngineSettings) -> tuple[Bundle, Engine]:
-    """A model is looked up again, and built again where it has changed. Raises BundleError or
-    EngineError."""
-    if choice.model is not None:
-        log.info("looking for a bundle of %s; it may have to be built", choice.model)
-    # What a build says is for who watches, and no lines of this log.
-    return load(choice.path(settings.device, progress=sys.stderr.isatty()), settings)
-
-
-def load(path: Path, settings: EngineSettings) -> tuple[Bundle, Engine]:
-    """Raises BundleError or EngineError."""
-    # Where the path is a link, it may be changed at any time: one load, one folder.
-    bundle = load_bundle(path.resolve())
-    return bundle, load_engine(bundle, settings)
 
 
 async def _serve(load: Load, settings: ServerSettings, until_stdin_closes: bool) -> None:

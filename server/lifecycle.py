@@ -18,26 +18,26 @@ from electra_qa.engines import Engine
 from electra_qa.tokenization import Tokenizer
 
 from .admin import administered
-from .calls import Calls
 from .channel_options import channel_options
+from .engine.warm_up import warm_up
 from .errors import StartError
-from .health import Health
-from .inference_protocol import SERVICE as INFERENCE_SERVICE
-from .inference_protocol import InferenceProtocolService
+from .front.calls import Calls
+from .front.health import Health
+from .front.model import Parts
+from .front.models import Load, Models, warm_up_lengths
+from .front.service import SERVICE, QuestionAnsweringService
+from .front.tokenizer_trial import try_tokenizer
 from .listen import listen
-from .metrics import Metrics
-from .metrics_port import exposed
-from .model import Parts
-from .models import Load, Models, warm_up_lengths
-from .security import make_security
-from .service import SERVICE, QuestionAnsweringService
+from .observe.metrics import Metrics
+from .observe.metrics_port import exposed
+from .observe.tracing import start_tracing
+from .open_inference.service import SERVICE as INFERENCE_SERVICE
+from .open_inference.service import InferenceProtocolService
+from .security.access import make_security
+from .security.watched import watch
 from .settings import ServerSettings
 from .sockets import claimed
 from .threads import on_own_thread
-from .tokenizer_trial import try_tokenizer
-from .tracing import start_tracing
-from .warm_up import warm_up
-from .watched import watch
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from electra_qa.bundle import default_bundle_path, load_bundle
 from electra_qa.client import Client, ElectraQAError, PrivateServer, Result
-from electra_qa.server.promising import promise
+from electra_qa.server.front.promising import promise
 from electra_qa.squad import SquadQuestion, exact_match, f1_score, read_squad
 from electra_qa.tokenization import Tokenizer
 

@@ -9,7 +9,7 @@ import time
 import timeit
 
 from electra_qa.client.tracing import with_trace
-from electra_qa.server import logs
+from electra_qa.server.observe import logs
 
 CALLS = 200_000
 

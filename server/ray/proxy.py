@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import grpc
 
 from ..errors import OverloadedError
-from ..handlers import error_details
-from ..inference_protocol import SERVICE as INFERENCE
-from ..service import SERVICE as QUESTIONS
+from ..front.handlers import error_details
+from ..front.service import SERVICE as QUESTIONS
+from ..open_inference.service import SERVICE as INFERENCE
 from .messages import Call, EndedError, read_reply
 from .methods import Method, methods_of
 

@@ -15,16 +15,16 @@ from grpc_health.v1 import health_pb2
 
 from electra_qa.engines import EngineSettings
 
-from ..calls import Calls
-from ..cli import load
-from ..health import Health
-from ..inference_protocol import SERVICE as INFERENCE
-from ..inference_protocol import InferenceProtocolService
-from ..metrics import Metrics
-from ..model import Parts
-from ..models import Models, warmed_up
-from ..service import SERVICE as QUESTIONS
-from ..service import QuestionAnsweringService
+from ..front.calls import Calls
+from ..front.health import Health
+from ..front.model import Parts
+from ..front.models import Models, warmed_up
+from ..front.service import SERVICE as QUESTIONS
+from ..front.service import QuestionAnsweringService
+from ..loading import load
+from ..observe.metrics import Metrics
+from ..open_inference.service import SERVICE as INFERENCE
+from ..open_inference.service import InferenceProtocolService
 from ..threads import on_own_thread
 from .arguments import Arguments
 from .autoscaling import Load

@@ -6,8 +6,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from electra_qa.server.front.service import SERVICE
 from electra_qa.server.lifecycle import LAST_GRACE_S
-from electra_qa.server.service import SERVICE
 
 from .conftest import DEPLOY, Scrape, documents, parse_serve
 from .queries import check

@@ -14,7 +14,7 @@ pytest.importorskip("ray", reason="needs ray: pip install 'electra-qa[ray]'")
 
 from electra_qa.channels import KEEPALIVE_TIME_S
 from electra_qa.server.errors import OverloadedError, StartError
-from electra_qa.server.handlers import error_details
+from electra_qa.server.front.handlers import error_details
 from electra_qa.server.ray.arguments import NOT_OF_A_REPLICA, parse_arguments
 from electra_qa.server.ray.autoscaling import BUSY, QUEUED_TOKENS, ByTokens, Load
 from electra_qa.server.ray.messages import EndedError, error_reply, message_reply, read_reply

@@ -30,7 +30,7 @@ from electra_qa.client import (
 )
 from electra_qa.squad import read_squad
 
-from ..server.test_tritonclient import PAIRS, same, triton_asks
+from ..server.open_inference.test_tritonclient import PAIRS, same, triton_asks
 from .cluster import RayCluster, running_cluster
 from .load import Pair, answers_of_one_server, ask_all, under_load
 

@@ -13,7 +13,7 @@ from electra_qa.bundle import Bundle
 from electra_qa.client import Client
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc import open_inference_grpc_pb2 as oip
-from electra_qa.server.handlers import INTERNAL_ERROR
+from electra_qa.server.front.handlers import INTERNAL_ERROR
 
 from .corpus import METHODS, seeds
 from .mutations import requests

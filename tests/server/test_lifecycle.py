@@ -19,8 +19,8 @@ from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, Client, ElectraQAError, UnavailableError
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 from electra_qa.server.errors import StartError
+from electra_qa.server.front.service import SERVICE
 from electra_qa.server.lifecycle import running
-from electra_qa.server.service import SERVICE
 from electra_qa.server.settings import ServerSettings
 
 from .conftest import GatedEngine

@@ -1,0 +1,1 @@
+"""What computes windows: batches, the rate of the work, warm-up."""
