@@ -2,9 +2,10 @@
 
 Of all threads, so that another process on the machine does not count. `engine` is what the null
 engine itself takes, and not in `all`; `around it` is padding, and the way to the engine's thread
-and back; `loop` is what is left: futures, callbacks and the callers' tasks. `make` (question and
-context to windows) and `merge` (a question's windows to its best answer) are measured by
-themselves, since they need not run in the same process.
+and back; `loop` is what is left: futures, callbacks and the callers' tasks; `collector` is Python's
+garbage collector. `all` is measured without looking at the parts. `make` (question and context to
+windows) and `merge` (a question's windows to its best answer) are measured by themselves, since
+they need not run in the same process.
 
 No two windows that wait are the same, and every call has a deadline, far away. Two states of the
 code are compared in turns, a process each:
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,30 @@ MEASURED = {True: 30_000, False: 3_000}
 # How many windows a question has, and how many questions a call.
 CALLS = {"1 question": (1, 1), "32 questions": (1, 32), "100 windows": (100, 1)}
 QUESTION_TOKENS = 12
+# To look at the clock may cost as much as a call does: one of so many is looked at.
+SAMPLED = 8
 
 
-@dataclass
 class Spent:
-    """CPU seconds, by part."""
+    """CPU seconds of a thread in functions, by name."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
 
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        self.seconds.setdefault(name, 0.0)
+    def timed(
+        self, name: str, function: Callable[..., Any], *, one_of: int = 1
+    ) -> Callable[..., Any]:
+        self.seconds[name] = 0.0
+        calls = itertools.count()
 
         def run(*arguments: Any) -> Any:
+            if next(calls) % one_of:
+                return function(*arguments)
             began = time.thread_time()
             try:
                 return function(*arguments)
             finally:
-                self.seconds[name] += time.thread_time() - began
+                self.seconds[name] += (time.thread_time() - began) * one_of
 
         return run
 
@@ -141,13 +149,10 @@ async def batched(
 
     timed = TimedEngine(engine)
     batcher = Batcher(timed, pad_id=0, max_queue_tokens=10**9, metrics=Metrics())
-    spent = Spent()
-    submit = spent.timed("submit", batcher.submit)
-    for name in ("dispatch", "finish"):
-        setattr(batcher, f"_{name}", spent.timed(name, getattr(batcher, f"_{name}")))
     of_a_call = windows * len(next(calls))
     left = 0
     deadline = asyncio.get_running_loop().time() + 1e6
+    submit: Callable[..., Any] = batcher.submit
 
     async def caller() -> None:
         nonlocal left
@@ -155,23 +160,45 @@ async def batched(
             left -= of_a_call
             await submit(next(calls), deadline)
 
-    async def run(count: int) -> None:
+    async def run(count: int) -> float:
         nonlocal left
         left = count
         callers = -(-WAITING // of_a_call) if full else 1
+        began = time.process_time()
         await asyncio.gather(*(caller() for _ in range(callers)))
+        return time.process_time() - began
 
     await run(MEASURED[full] // 10)
-    spent.seconds = dict.fromkeys(spent.seconds, 0.0)
+    with collector_timed() as collector:
+        timed.inside = 0.0
+        everything = await run(MEASURED[full]) - timed.inside
+    # The parts without the collector, which comes in any of them.
+    gc.disable()
+    spent = Spent()
+    submit = spent.timed("submit", batcher.submit, one_of=SAMPLED)
+    for name in ("dispatch", "finish"):
+        setattr(batcher, f"_{name}", spent.timed(name, getattr(batcher, f"_{name}")))
     timed.inside = timed.around = 0.0
-    began = time.process_time()
-    await run(MEASURED[full])
-    everything = time.process_time() - began - timed.inside
+    instrumented = await run(MEASURED[full]) - timed.inside
+    gc.enable()
     batcher.close()
-    parts = spent.seconds | {"around it": timed.around}
-    parts["loop"] = everything - sum(parts.values())
-    parts |= {"all": everything, "engine": timed.inside}
+    parts = {**spent.seconds, "around it": timed.around}
+    parts["loop"] = instrumented - sum(parts.values())
+    parts |= {"collector": sum(collector), "all": everything, "engine": timed.inside}
     return {name: seconds / MEASURED[full] * 1e6 for name, seconds in parts.items()}
+
+
+@contextmanager
+def collector_timed() -> Iterator[list[float]]:
+    """The CPU seconds of each of the garbage collector's runs."""
+    spent: list[float] = []
+
+    def note(phase: str, _: object) -> None:
+        spent.append(time.thread_time() * (1 if phase == "stop" else -1))
+
+    gc.callbacks.append(note)
+    yield spent
+    gc.callbacks.remove(note)
 
 
 def repeated(function: Callable[[], object], windows: int) -> float:

@@ -86,6 +86,8 @@ class Batcher:
         self._rate = Rate()
         self._last_finish = 0.0
         self._queue = WindowQueue(engine.buckets)
+        # Those that are not done.
+        self._calls: dict[asyncio.Future[list[Outcome]], Call] = {}
         self._running = Work()
         self._dispatched_tokens = 0
         self._dispatch_is_due = False
@@ -134,9 +136,13 @@ class Batcher:
         call = Call(windows, deadline, self._loop.create_future(), self._loop.time())
         if not call.future.done():
             self._queue.add(call, all_rows, self._dispatched_tokens)
-            call.future.add_done_callback(lambda _: self._queue.forget(call))
+            self._calls[call.future] = call
+            call.future.add_done_callback(self._forget)
             self._dispatch_soon()
         return call.future
+
+    def _forget(self, future: asyncio.Future[list[Outcome]]) -> None:
+        self._queue.forget(self._calls.pop(future))
 
     def _check_deadline(self, deadline: float, rows: Sequence[bytes]) -> None:
         waiting = self._running + self._queue.work.all
