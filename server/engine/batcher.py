@@ -145,15 +145,17 @@ class Batcher:
         self._queue.forget(self._calls.pop(future))
 
     def _check_deadline(self, deadline: float, rows: Sequence[bytes]) -> None:
-        waiting = self._running + self._queue.work.all
         time_left = max(0.0, deadline - self._loop.time())
         time_for_it = time_left * DEADLINE_SHARE
-        at_most = waiting + Work(sum(map(row_tokens, rows)), len(rows))
-        # Of most calls no more is to be known.
+        at_most = Work(
+            self._running.tokens + self._queue.work.tokens + sum(map(row_tokens, rows)),
+            self._running.windows + self._queue.work.windows + len(rows),
+        )
+        # Of most calls no more need be known.
         if not rows or self._rate.seconds(at_most) <= time_for_it:
             return
         last_turn, own = self._queue.added_work(rows, self._dispatched_tokens)
-        if self._rate.seconds(waiting + own) <= time_for_it:
+        if self._rate.seconds(self._running + self._queue.work.all + own) <= time_for_it:
             return
         until_done = self._running + self._queue.work.until(last_turn) + own
         seconds = self._rate.seconds(until_done)
@@ -178,6 +180,7 @@ class Batcher:
         self._dispatch_is_due = False
         # One time for all: else a deadline that comes in between leaves a batch of no windows.
         now = self._loop.time()
+        queue_seconds = self._metrics.queue_seconds
         while self._free_slots and (taken := self._queue.take(now, self._engine.batch_tokens)):
             length, jobs = taken
             self._free_slots -= 1
@@ -187,7 +190,7 @@ class Batcher:
                 shared += len(job.entries) - 1
                 for call, window in job.entries:
                     if call.starts(window, now):
-                        self._metrics.queue_seconds.observe(now - call.queued_at)
+                        queue_seconds.observe(now - call.queued_at)
             self._dispatched_tokens += tokens
             work = Work(tokens, len(jobs))
             self._running += work

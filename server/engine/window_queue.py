@@ -163,9 +163,14 @@ class WindowQueue:
             job = self._job_at(heapq.heappop(places))
             if job is None:
                 continue
-            waited = [entry for entry in job.entries if entry[0].jobs[entry[1]] is job]
+            del self._jobs[job.row]
+            self.work.remove(job.turn, job.tokens)
+            waited, job.entries = job.entries, []
             for call, window in waited:
-                self._leave(call, window, job)
-            job.entries = [(call, window) for call, window in waited if call.wants(window, now)]
+                if call.jobs[window] is job:
+                    call.jobs[window] = None
+                    self.tokens -= job.tokens
+                    if call.wants(window, now):
+                        job.entries.append((call, window))
             if job.entries:
                 yield job
