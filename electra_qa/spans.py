@@ -189,6 +189,7 @@ class Prediction:
     null_probability: float
 
 
+# Not frozen: to make one, as for every window, would take thrice as long.
 @dataclass(eq=False, slots=True)
 class DecodedWindow:
     """The rows of one window in `DecodedWindows`, on the host."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, repeat
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from electra_qa.spans import DecodedWindow
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .window_queue import Job
 
 
+# Not frozen: to make one, as for every question, would take thrice as long.
 @dataclass(eq=False, slots=True)
 class WindowResult:
     """The decoded windows of one question, in their order, and what they spent, in seconds.
@@ -41,36 +42,6 @@ class Call:
     batches: how many it has taken part in.
     """
 
-    def __init__(
-        self,
-        windows: Sequence[int],
-        deadline: float | None,
-        future: asyncio.Future[list[Outcome]],
-        now: float,
-    ) -> None:
-        """windows: how many each question has. deadline, now: by the event loop's clock."""
-        self.future = future
-        self.jobs: list[Job | None] = []
-        self.batches = 0
-        self.queued_at = now
-        self._deadline = deadline
-        # By window.
-        self._question: list[int] = []
-        for question, count in enumerate(windows):
-            self._question.extend(repeat(question, count))
-        self._decoded: list[DecodedWindow | None] = [None] * len(self._question)
-        # By question.
-        self._firsts = list(accumulate(windows, initial=0))
-        self._missing = list(windows)
-        self._started_at: list[float | None] = [None] * len(windows)
-        self._outcomes: list[Outcome | None] = [None] * len(windows)
-        self._open = len(windows)
-        for question, count in enumerate(windows):
-            if not count:
-                self._end(question, WindowResult([], 0.0, 0.0, 0))
-        if not windows:
-            future.set_result([])
-
     __slots__ = (
         "_deadline",
         "_decoded",
@@ -85,6 +56,41 @@ class Call:
         "jobs",
         "queued_at",
     )
+
+    def __init__(
+        self,
+        windows: Sequence[int],
+        deadline: float | None,
+        future: asyncio.Future[list[Outcome]],
+        now: float,
+    ) -> None:
+        """windows: how many each question has. deadline, now: by the event loop's clock."""
+        self.future = future
+        self.jobs: list[Job | None] = []
+        self.batches = 0
+        self.queued_at = now
+        self._deadline = deadline
+        questions = len(windows)
+        total = sum(windows)
+        # By window its question, and by question its first window, with the end behind the last.
+        self._question: Sequence[int]
+        self._firsts: Sequence[int]
+        if total == questions and all(windows):  # most calls: a window each
+            self._question, self._firsts = range(total), range(total + 1)
+        else:
+            self._question = [n for n, count in enumerate(windows) for _ in range(count)]
+            self._firsts = list(accumulate(windows, initial=0))
+        self._decoded: list[DecodedWindow | None] = [None] * total
+        self._missing = list(windows)
+        self._started_at: list[float | None] = [None] * questions
+        self._outcomes: list[Outcome | None] = [None] * questions
+        self._open = questions
+        if not all(windows):
+            for question, count in enumerate(windows):
+                if not count:
+                    self._end(question, WindowResult([], 0.0, 0.0, 0))
+        if not windows:
+            future.set_result([])
 
     def wants(self, window: int, now: float) -> bool:
         """Whether a window that waits is still to be computed. Past its deadline a call fails."""
