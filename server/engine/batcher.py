@@ -128,14 +128,12 @@ class Batcher:
         not be met alone; what is accepted is never dropped for want of room.
         """
         self.check_room()
-        of_questions = [request.rows for request in requests]
-        all_rows = [row for of_question in of_questions for row in of_question]
+        questions = [request.rows for request in requests]
+        call = Call(questions, deadline, self._loop.create_future(), self._loop.time())
         if deadline is not None:
-            self._check_deadline(deadline, all_rows)
-        windows = [len(of_question) for of_question in of_questions]
-        call = Call(windows, deadline, self._loop.create_future(), self._loop.time())
+            self._check_deadline(deadline, call.rows)
         if not call.future.done():
-            self._queue.add(call, all_rows, self._dispatched_tokens)
+            self._queue.add(call, self._dispatched_tokens)
             self._calls[call.future] = call
             call.future.add_done_callback(self._forget)
             self._dispatch_soon()

@@ -6,14 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from electra_qa.spans import DecodedWindow
 
 from ..errors import DeadlineError, RequestError
-
-if TYPE_CHECKING:
-    from .window_queue import Job
 
 
 # Not frozen: to make one, as for every question, would take thrice as long.
@@ -38,7 +34,8 @@ class Call:
     would cost more than all that is done with them.
 
     future: of the outcomes.
-    jobs: by window, what it waits for; None where it waits no longer.
+    rows: by window, what the engine is told of it, see `rows`.
+    waits: by window, 1 while it waits.
     batches: how many it has taken part in.
     """
 
@@ -53,44 +50,45 @@ class Call:
         "_started_at",
         "batches",
         "future",
-        "jobs",
         "queued_at",
+        "rows",
+        "waits",
     )
 
     def __init__(
         self,
-        windows: Sequence[int],
+        questions: Sequence[Sequence[bytes]],
         deadline: float | None,
         future: asyncio.Future[list[Outcome]],
         now: float,
     ) -> None:
-        """windows: how many each question has. deadline, now: by the event loop's clock."""
+        """questions: the rows of each. deadline, now: by the event loop's clock, in seconds."""
         self.future = future
-        self.jobs: list[Job | None] = []
+        self.rows = [row for rows in questions for row in rows]
+        self.waits = bytearray(len(self.rows))
         self.batches = 0
         self.queued_at = now
         self._deadline = deadline
-        questions = len(windows)
-        total = sum(windows)
+        windows = [len(rows) for rows in questions]
         # By window its question, and by question its first window, with the end behind the last.
         self._question: Sequence[int]
         self._firsts: Sequence[int]
-        if total == questions and all(windows):  # most calls: a window each
-            self._question, self._firsts = range(total), range(total + 1)
+        if len(self.rows) == len(questions) and all(windows):  # most calls: a window each
+            self._question, self._firsts = range(len(questions)), range(len(questions) + 1)
         else:
             self._question = [n for n, count in enumerate(windows) for _ in range(count)]
             self._firsts = list(accumulate(windows, initial=0))
-        self._decoded: list[DecodedWindow | None] = [None] * total
-        self._missing = list(windows)
-        self._started_at: list[float | None] = [None] * questions
-        self._outcomes: list[Outcome | None] = [None] * questions
-        self._open = questions
-        if not all(windows):
+        self._decoded: list[DecodedWindow | None] = [None] * len(self.rows)
+        self._missing = windows
+        self._started_at: list[float | None] = [None] * len(questions)
+        self._outcomes: list[Outcome | None] = [None] * len(questions)
+        self._open = len(questions)
+        if not self._open:
+            future.set_result([])
+        elif not all(windows):
             for question, count in enumerate(windows):
                 if not count:
                     self._end(question, WindowResult([], 0.0, 0.0, 0))
-        if not windows:
-            future.set_result([])
 
     def wants(self, window: int, now: float) -> bool:
         """Whether a window that waits is still to be computed. Past its deadline a call fails."""

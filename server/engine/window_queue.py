@@ -57,9 +57,9 @@ class WindowQueue:
         self._places: dict[int, list[tuple[int, int, bytes]]] = {}
         self._sequence = 0
 
-    def add(self, call: Call, rows: Sequence[bytes], turn: int) -> None:
+    def add(self, call: Call, turn: int) -> None:
         """All windows of a call. turn: that of the first one."""
-        for window, row in enumerate(rows):
+        for window, row in enumerate(call.rows):
             job = self._jobs.get(row)
             if job is None:
                 job = self._jobs[row] = Job(row, row_tokens(row), turn)
@@ -70,7 +70,7 @@ class WindowQueue:
                 self._push(job)
             job.entries.append((call, window))
             job.waiting += 1
-            call.jobs.append(job)
+            call.waits[window] = True
             self.tokens += job.tokens
             turn += SPREAD * job.tokens
 
@@ -83,13 +83,14 @@ class WindowQueue:
 
     def forget(self, call: Call) -> None:
         """What still waits of a call waits no longer."""
-        for window, job in enumerate(call.jobs):
-            if job is not None:
-                self._leave(call, window, job)
+        for window, waits in enumerate(call.waits):
+            if waits:
+                self._leave(call, window)
 
-    def _leave(self, call: Call, window: int, job: Job) -> None:
+    def _leave(self, call: Call, window: int) -> None:
         """With the last of its entries a job leaves; its places are dropped later."""
-        call.jobs[window] = None
+        job = self._jobs[call.rows[window]]
+        call.waits[window] = False
         self.tokens -= job.tokens
         job.waiting -= 1
         if not job.waiting:
@@ -149,12 +150,11 @@ class WindowQueue:
         """Whether an entry of it is wanted; those before that one are dropped."""
         while job.waiting:
             call, window = job.entries[0]
-            waits = call.jobs[window] is job
-            if waits and call.wants(window, now):
+            if call.waits[window] and call.wants(window, now):
                 return True
             del job.entries[0]
-            if waits:  # its question failed, but not its call, or the call just now
-                self._leave(call, window, job)
+            if call.waits[window]:  # its question failed, but not its call, or the call just now
+                self._leave(call, window)
         return False
 
     def _take(self, length: int, now: float) -> Iterator[Job]:
@@ -167,8 +167,8 @@ class WindowQueue:
             self.work.remove(job.turn, job.tokens)
             waited, job.entries = job.entries, []
             for call, window in waited:
-                if call.jobs[window] is job:
-                    call.jobs[window] = None
+                if call.waits[window]:
+                    call.waits[window] = False
                     self.tokens -= job.tokens
                     if call.wants(window, now):
                         job.entries.append((call, window))

@@ -64,11 +64,7 @@ BUDGETS = st.sampled_from([1, 64, 200, 1024])
 def new_call(step: Add, loop: asyncio.AbstractEventLoop, now: float) -> Call:
     future: asyncio.Future[list[Outcome]] = loop.create_future()
     deadline = None if step.deadline is None else now + step.deadline
-    return Call([len(rows) for rows in step.questions], deadline, future, now)
-
-
-def rows_of(step: Add) -> list[bytes]:
-    return [row for rows in step.questions for row in rows]
+    return Call(step.questions, deadline, future, now)
 
 
 @dataclass(eq=False)
@@ -90,8 +86,8 @@ class PlainQueue:
         self.jobs: list[PlainJob] = []
         self._order = 0
 
-    def add(self, call: Call, rows: list[bytes], turn: int) -> None:
-        for window, row in enumerate(rows):
+    def add(self, call: Call, turn: int) -> None:
+        for window, row in enumerate(call.rows):
             self._order += 1
             job = next((job for job in self.jobs if job.row == row), None)
             if job is None:
@@ -136,12 +132,12 @@ def test_batches_are_those_of_the_plain_rules(taken_steps: list[object], budget:
     for step in [*taken_steps, *[Take()] * 100]:
         match step:
             case Add():
-                rows = rows_of(step)
+                rows = [row for of_question in step.questions for row in of_question]
                 last_turn, own = queue.added_work(rows, dispatched)
                 expected = queue.work.until(last_turn) + own
                 calls.append(new_call(step, loop, 0.0))
-                queue.add(calls[-1], rows, dispatched)
-                plain.add(calls[-1], rows, dispatched)
+                queue.add(calls[-1], dispatched)
+                plain.add(calls[-1], dispatched)
                 assert queue.work.until(last_turn) == expected
                 assert last_turn == max(job.turn for job in plain.jobs if job.row in rows)
             case Cancel(number) if number < len(calls):
@@ -183,7 +179,7 @@ def test_what_is_wanted_is_taken_once_and_nothing_else(
         match step:
             case Add():
                 call = new_call(step, loop, now)
-                queue.add(call, rows_of(step), dispatched)
+                queue.add(call, dispatched)
                 added.append((step, call))
                 deadlines[call] = float("inf") if step.deadline is None else now + step.deadline
                 places = [n for n, rows in enumerate(step.questions) for _ in rows]
