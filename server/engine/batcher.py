@@ -16,8 +16,9 @@ time are computed once, when the earliest turn of them comes, whoever asked. Eac
 one that is cancelled or expires takes nothing from the others. For `max_queue_tokens` each counts,
 since each takes memory; for what the engine has to do, and so for deadlines, they count once.
 
-Everything here runs on the event loop's thread, so that nothing is locked; only the engine runs on
-threads of its own.
+What waits is in `window_queue`, what became of a call in `calls`, what an engine is told of a
+window in `rows`. All of it runs on the event loop's thread, so that nothing is locked; only the
+engine, and what fills its batches, runs on threads of its own.
 """
 
 from __future__ import annotations
