@@ -10,7 +10,7 @@ from .spans import MASKED, Answer, DecodedWindow
 from .windows import Window
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A span in the context's own tokens, first and last (inclusive)."""
 

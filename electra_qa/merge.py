@@ -54,12 +54,9 @@ def merge(
     """
     if not decoded:
         return Prediction((), True, 0.0, math.inf, 1.0)
-    null_scores = [sum(d.null_logits.tolist()) for d in decoded]
-    null_score = min(null_scores)
-    null_probability = min(
-        math.exp(score - sum(d.log_partition.tolist()))
-        for score, d in zip(null_scores, decoded, strict=True)
-    )
+    nulls = [_null(one) for one in decoded]
+    null_score = min(nulls)[0]
+    null_probability = min([probability for _, probability in nulls])
     texts = _Texts(context.text, max_text_bytes)
     spans = [candidates(w, d) for w, d in zip(windows, decoded, strict=True)]
     match options.rules:
@@ -81,6 +78,14 @@ def merge(
         null_score_diff=null_score_diff,
         null_probability=null_probability,
     )
+
+
+def _null(decoded: DecodedWindow) -> tuple[float, float]:
+    """The null score of a window, and its probability."""
+    start, end = decoded.null_logits.tolist()
+    start_partition, end_partition = decoded.log_partition.tolist()
+    score = start + end
+    return score, math.exp(score - (start_partition + end_partition))
 
 
 class _Texts:
@@ -130,13 +135,15 @@ def _answers_run_squad(
         key = (start, end) if options.every_place else text
         if not text or key in answers:
             continue
-        # Widened to words, some share more than their spans do.
-        taken = ((answer.start, answer.end) for answer in answers.values())
-        if _is_free((start, end), taken, options.max_overlap):
-            texts.keep(text)
-            answers[key] = candidate.answer(text, start, end, candidate.probability)
-            if len(answers) == options.top_k:
-                break
+        if options.max_overlap is not None:
+            # Widened to words, some share more than their spans do.
+            taken = ((answer.start, answer.end) for answer in answers.values())
+            if not _is_free((start, end), taken, options.max_overlap):
+                continue
+        texts.keep(text)
+        answers[key] = candidate.answer(text, start, end, candidate.probability)
+        if len(answers) == options.top_k:
+            break
     return list(answers.values())
 
 

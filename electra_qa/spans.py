@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,7 +189,8 @@ class Prediction:
     null_probability: float
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: to make one, as for every window, would take thrice as long.
+@dataclass(eq=False, slots=True)
 class DecodedWindow:
     """The rows of one window in `DecodedWindows`, on the host."""
 
@@ -197,6 +199,18 @@ class DecodedWindow:
     null_logits: npt.NDArray[np.float32]
     log_partition: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
+
+
+def rows(decoded: DecodedWindows) -> Iterator[DecodedWindow]:
+    """Of each window; as many of them as there are spans."""
+    return map(
+        DecodedWindow,
+        decoded.spans,
+        decoded.span_logits,
+        decoded.null_logits,
+        decoded.log_partition,
+        decoded.logits,
+    )
 
 
 def row(decoded: DecodedWindows, index: int) -> DecodedWindow:

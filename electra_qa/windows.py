@@ -71,7 +71,8 @@ def doc_stride_from_overlap(overlap: int, capacity: int) -> int:
     return capacity - overlap
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as what is made for every window: to make one would take thrice as long.
+@dataclass(eq=False, slots=True)
 class Window:
     """One input of the model, not padded.
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from electra_qa.server.engine.batcher import Batcher, Outcome, WindowRequest, WindowResult
+from electra_qa.server.engine.rate import Work
 from electra_qa.server.errors import DeadlineError, EngineFailedError
 from electra_qa.spans import DecodedWindow, decode
 from electra_qa.windows import Window, WindowBatch
@@ -255,9 +256,10 @@ async def ran(calls: list[Asked], budget: int) -> Ran:
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     await first
     batcher.close()
-    assert not batcher._jobs
-    assert not batcher._tokens_by_turn
-    assert batcher._job_tokens == batcher._job_windows == batcher.queued_tokens == 0
+    assert not batcher._queue._jobs
+    assert not batcher._queue.work._steps
+    assert batcher._queue.work.all == Work()
+    assert batcher.queued_tokens == 0
     computed = sum(len(batch.input_ids) for batch in engine.batches) - 1
     return Ran(list(outcomes), computed, value(batcher, "shared_windows_total"))
 
