@@ -14,6 +14,7 @@ import tensorrt as trt
 from ...bundle import Bundle
 from .. import EngineError
 from ..checked_graph import CheckedGraph
+from ..packed import packed
 from .profiles import INPUTS, Profile, Profiles, Tensor, graph_tensors
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def _add_profile(builder: Any, config: Any, tensors: dict[str, Tensor], shapes: 
 def _parse(bundle: Bundle, graph: CheckedGraph, network: Any) -> Any:
     parser = trt.OnnxParser(network, logger)
     # The path says where the files beside it are.
-    if parser.parse(graph.content, str(bundle.graph_path)):
+    if parser.parse(packed(graph.content, bundle.path), str(bundle.graph_path)):
         return parser
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     reasons = [
