@@ -12,7 +12,9 @@ Four steps keep the error small. In exact arithmetic the first two change nothin
    times with 1/n of its outgoing weights (Zhao et al., 2019, "Improving Neural Network Quantization
    without Retraining using Outlier Channel Splitting").
 2. Smooth. Each channel of an input is multiplied by a factor that its weights are divided by (Xiao
-   et al., 2023, "SmoothQuant").
+   et al., 2023, "SmoothQuant"). Where the input is, channel by channel, a mixture or a multiple of
+   what a linear layer gives, the factor goes into the scales of that layer's weights, else the
+   graph has a Mul.
 3. Round. Weights are rounded one input channel after the other, and the channels that follow make
    up for each error, for the inputs as they are quantized (Frantar et al., 2023, "GPTQ").
 4. The mean error that is left goes into the bias.
@@ -20,6 +22,7 @@ Four steps keep the error small. In exact arithmetic the first two change nothin
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -89,12 +92,18 @@ def quantize(
     }
     biases = {name: _bias(checkpoint, name, weights[name].shape[1]) for name in weights}
     seen = dict(observed)
+    scaled_before: Mapping[str, str] = {}
     if layer is not None:
         feed_forward = checkpoint.family.feed_forward(layer)
         _split(feed_forward, weights, biases, seen, settings.split_neurons)
+        scaled_before = checkpoint.family.scaled_before(layer)
     linears: dict[str, QuantizedLinear] = {}
     for group in groups:
-        linears |= _quantize_site(group, weights, biases, seen[group[0]], settings.smoothing)
+        together = np.concatenate([weights[name] for name in group], axis=1)
+        how = _smooth(together, seen[group[0]], settings.smoothing)
+        if (before := scaled_before.get(group[0])) is not None:
+            linears[before], how = _fold(linears[before], how, seen[group[0]].reach)
+        linears |= _quantize_site(group, together, biases, seen[group[0]], how)
         on_site()
     return linears
 
@@ -129,23 +138,20 @@ def _split(
 
 def _quantize_site(
     group: Sequence[str],
-    weights: Mapping[str, Floats],
+    weights: Floats,
     biases: Mapping[str, Floats],
     seen: Observed,
-    smoothing: float | None,
+    how: QuantizedInput,
 ) -> dict[str, QuantizedLinear]:
-    together = np.concatenate([weights[name] for name in group], axis=1)
-    if smoothing is None:
-        smoothing = min(SMOOTHINGS, key=lambda share: _error(together, seen, share))
-    how = _smooth(together, seen.reach, smoothing)
-    smoothed: Floats = (together / how.factor[:, None]).astype(np.float32)
+    """weights: of all layers of the group, one after the other along the last axis."""
+    smoothed: Floats = (weights / how.factor[:, None]).astype(np.float32)
     weight_scale = _weight_scale(smoothed)
     inputs = _rounded(seen.sample, how)
     rounded = _round(smoothed, weight_scale, inputs)
     # The mean error, which is that of the mean input.
-    missing = _mean(seen.sample) @ together - _mean(inputs) @ (rounded * weight_scale)
+    missing = _mean(seen.sample) @ weights - _mean(inputs) @ (rounded * weight_scale)
 
-    ends = np.cumsum([weights[name].shape[1] for name in group])
+    ends = np.cumsum([len(biases[name]) for name in group])
     return {
         name: QuantizedLinear(
             how,
@@ -157,13 +163,36 @@ def _quantize_site(
     }
 
 
-def _smooth(weights: Floats, reach: Floats, smoothing: float) -> QuantizedInput:
-    # A channel that hardly moves must not get a factor that float16 does not have.
-    reach = np.maximum(reach, max(reach.max() / 2**12, SMALLEST))
+def _smooth(weights: Floats, seen: Observed, smoothing: float | None) -> QuantizedInput:
+    if smoothing is None:
+        smoothing = min(SMOOTHINGS, key=lambda share: _error(weights, seen, share))
     strength = np.maximum(np.abs(weights).max(axis=1), SMALLEST)
     # What the graph computes with has to be what the weights are rounded for: float16's numbers.
-    factor = in_float16(strength ** (1 - smoothing) / reach**smoothing)
-    return QuantizedInput(factor, float(in_float16((reach * factor).max() / INT8_MAX)))
+    factor = in_float16(strength ** (1 - smoothing) / _least(seen.reach) ** smoothing)
+    return QuantizedInput(factor, _input_scale(seen.reach, factor))
+
+
+def _least(reach: Floats) -> Floats:
+    """A channel that hardly moves must not get a factor that float16 does not have."""
+    least: Floats = np.maximum(reach, max(reach.max() / 2**12, SMALLEST))
+    return least
+
+
+def _input_scale(reach: Floats, factor: Floats) -> float:
+    return float(in_float16((_least(reach) * factor).max() / INT8_MAX))
+
+
+def _fold(
+    before: QuantizedLinear, how: QuantizedInput, reach: Floats
+) -> tuple[QuantizedLinear, QuantizedInput]:
+    """The layer before an input with the input's factor in it, and how the input is rounded then.
+
+    Scales are float16's numbers, so the factor is what lies between the old and the new ones.
+    """
+    scale = in_float16(np.maximum(before.weight_scale * how.factor, SMALLEST))
+    factor: Floats = (scale / before.weight_scale).astype(np.float32)
+    scaled = dataclasses.replace(before, weight_scale=scale, bias=before.bias * factor)
+    return scaled, QuantizedInput(factor, _input_scale(reach, factor), folded=True)
 
 
 def _weight_scale(smoothed: Floats) -> Floats:
@@ -181,7 +210,7 @@ def _rounded(inputs: Floats, how: QuantizedInput) -> Floats:
 def _error(weights: Floats, seen: Observed, smoothing: float) -> float:
     """The mean square error of the output on some of the sample, with plainly rounded weights."""
     sample = seen.sample[:: max(1, len(seen.sample) // TRIED_TOKENS)]
-    how = _smooth(weights, seen.reach, smoothing)
+    how = _smooth(weights, seen, smoothing)
     smoothed: Floats = (weights / how.factor[:, None]).astype(np.float32)
     scale = _weight_scale(smoothed)
     missed = _rounded(sample, how) @ (np.rint(smoothed / scale) * scale) - sample @ weights

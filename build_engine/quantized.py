@@ -20,10 +20,12 @@ class QuantizedInput:
     """How the input of a linear layer is rounded: round(x × factor / scale).
 
     factor: float32 [in].
+    folded: x comes multiplied by the factor, which is in the layer before.
     """
 
     factor: Floats
     scale: float
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,10 +151,11 @@ class Writer:
 
     def _round(self, x: ir.Value, how: QuantizedInput) -> ir.Value:
         """Through int8 and back, by QuantizeLinear and DequantizeLinear."""
-        smoothed = self.op.Mul(x, self.constant("factor", how.factor.astype(self.dtype)))
+        if not how.folded:
+            x = self.op.Mul(x, self.constant("factor", how.factor.astype(self.dtype)))
         scale = self.constant("scale", np.array(how.scale, self.dtype))
         zero = self.constant("zero", np.array(0, np.int8))
-        rounded = self.op.QuantizeLinear(smoothed, scale, zero)
+        rounded = self.op.QuantizeLinear(x, scale, zero)
         return self.op.DequantizeLinear(rounded, scale, zero)
 
     def layer_norm(self, x: ir.Value, name: str, epsilon: float) -> ir.Value:

@@ -164,6 +164,11 @@ class Bert:
             (after,),
         ]
 
+    def scaled_before(self, layer: str) -> dict[str, str]:
+        """Linear layers of whose input each channel is a mixture, or a multiple, of one channel of
+        what another linear layer gives; by their names, that one's."""
+        return {f"{layer}.attention.output.dense": f"{layer}.attention.self.value"}
+
     # --- what is computed
 
     def embed(

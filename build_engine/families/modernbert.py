@@ -158,6 +158,10 @@ class ModernBert(Bert):
         into = (f"{layer}.intermediate.dense", f"{layer}.intermediate.gate")
         return into, f"{layer}.output.dense"
 
+    def scaled_before(self, layer: str) -> dict[str, str]:
+        gated = {f"{layer}.output.dense": f"{layer}.intermediate.gate"}
+        return super().scaled_before(layer) | gated
+
     # --- what is computed
 
     def embed(

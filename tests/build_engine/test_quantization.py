@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
@@ -14,9 +17,18 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from electra_qa.build_engine import quantization
+from electra_qa.build_engine.calibration import observe
 from electra_qa.build_engine.check import check_graph
-from electra_qa.build_engine.quantization import Observed
-from electra_qa.build_engine.quantized import quantize_table, table_scale
+from electra_qa.build_engine.checkpoint import load_checkpoint
+from electra_qa.build_engine.graph import build_graph
+from electra_qa.build_engine.quantization import Observed, QuantizationSettings, quantize
+from electra_qa.build_engine.quantized import (
+    QuantizedInput,
+    QuantizedLinear,
+    in_float16,
+    quantize_table,
+    table_scale,
+)
 from electra_qa.bundle import Bundle, load_bundle
 from electra_qa.cli import main
 from electra_qa.engines import load_engine
@@ -24,6 +36,8 @@ from electra_qa.spans import MASKED
 from electra_qa.squad import read_squad
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import Window, WindowBatch, make_windows
+
+from ..checkpoints import KINDS, make_checkpoint
 
 SMALL = Path(__file__).parents[1] / "data" / "small.json"
 
@@ -68,6 +82,69 @@ def test_rounding_makes_up_for_its_errors() -> None:
     assert error(rounded) < 0.5 * error(plain)
     np.testing.assert_array_equal(rounded, np.rint(rounded))
     assert np.abs(rounded).max() <= 127
+
+
+def test_a_factor_folds_into_the_layer_before() -> None:
+    """What its integers stand for is multiplied by the factor, exactly, in numbers of float16."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-127, 128, (6, 10)).astype(np.int8)
+    scale, bias = in_float16(rng.uniform(1e-3, 1e-2, 10)), rng.standard_normal(10)
+    before = QuantizedLinear(
+        QuantizedInput(np.ones(6, np.float32), 1.0), weight, scale, bias.astype(np.float32)
+    )
+    x = rng.standard_normal((40, 10)).astype(np.float32) * np.logspace(-1, 1, 10)
+    weights = rng.standard_normal((10, 4)).astype(np.float32)
+    seen = Observed(np.abs(x).max(axis=0).astype(np.float32), x.astype(np.float32))
+    how = quantization._smooth(weights, seen, 0.95)
+    scaled, folded = quantization._fold(before, how, seen.reach)
+    assert folded.folded
+    assert not how.folded
+    np.testing.assert_array_equal(scaled.weight, weight)
+    np.testing.assert_array_equal(scaled.weight_scale, in_float16(scaled.weight_scale))
+    np.testing.assert_allclose(scaled.weight_scale, scale * folded.factor, rtol=1e-6)
+    np.testing.assert_allclose(scaled.bias, before.bias * folded.factor, rtol=1e-6)
+    np.testing.assert_allclose(folded.factor, how.factor, rtol=2**-10)
+    np.testing.assert_allclose(folded.scale, how.scale, rtol=2**-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folded_factors_are_those_of_a_mul(kind: str, tmp_path: Path) -> None:
+    """Of each family, the same graph with the factors in nodes of their own."""
+    loaded = load_checkpoint(str(make_checkpoint(kind, tmp_path)))
+    random = np.random.default_rng(0)
+    windows = [
+        Window(random.integers(5, 200, n, dtype=np.int32), 5, n - 1, 5, n - 1, 0)
+        for n in (10, 24, 32, 48)
+    ]
+    folded: dict[str, QuantizedLinear] = {}
+    for layer, observed in observe(loaded, windows, lambda: None):
+        folded |= quantize(loaded, layer, observed, QuantizationSettings(), lambda: None)
+    apart = dict(folded)
+    names = loaded.family.layer_names(loaded.architecture)
+    pairs = [pair for name in names for pair in loaded.family.scaled_before(name).items()]
+    assert {name for name, _ in pairs} == {n for n, one in folded.items() if one.input.folded}
+    for name, before in pairs:
+        how, linear = folded[name].input, folded[before]
+        apart[name] = dataclasses.replace(
+            folded[name], input=dataclasses.replace(how, folded=False)
+        )
+        apart[before] = dataclasses.replace(
+            linear, weight_scale=linear.weight_scale / how.factor, bias=linear.bias / how.factor
+        )
+        assert how.factor.max() > 1.1 * how.factor.min()
+    batch = WindowBatch.pad(windows, [10] * 4, length=48, pad_id=0)
+
+    def logits(linears: Mapping[str, QuantizedLinear]) -> npt.NDArray[np.float32]:
+        model = build_graph(loaded, linears=linears, n_best_size=20, max_answer_length_limit=10)
+        session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+        feed = {"input_ids": batch.input_ids, "bounds": batch.bounds}
+        found: npt.NDArray[np.float32] = session.run(["logits"], feed)[0]
+        return found
+
+    got, expected = logits(folded), logits(apart)
+    assert expected.std() > 0.05
+    # Here and there a value between two integers goes the other way.
+    assert np.sqrt(np.mean(np.square(got - expected))) < 0.02 * expected.std()
 
 
 def one_row_after_the_other(

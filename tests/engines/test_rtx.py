@@ -26,7 +26,8 @@ CAPABILITIES = ("SM80", "SM89", "SM120")
 LENGTHS = (384,)
 LAYERS = 6  # of the default model
 TINY_LAYERS = 3  # of those in checkpoints.py
-PRECISIONS = ("fp32", "fp16", "int8")
+# Kernels a batch, of this version of the compiler; docs/gpu.md has the table.
+KERNELS = {"fp32": 85, "fp16": 61, "int8": 73}
 DEFAULT_BUNDLE = Path(__file__).parents[2] / "electra_qa" / "default_bundle"
 
 
@@ -40,7 +41,7 @@ def bundles(
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", KERNELS)
 def test_each_precision_compiles(
     bundles: dict[str, Bundle], precision: str, capability: str
 ) -> None:
@@ -58,10 +59,9 @@ def test_each_precision_compiles(
         "log_partition": (float32, (-1, 2)),
         "logits": (float32, (-1, -1, 2)),
     }
-    assert len(compiled.kernels) > LAYERS
+    assert len(compiled.kernels) == KERNELS[precision]
     # One a layer. This compiler has none for float32.
     assert compiled.fused_attention == (0 if precision == "fp32" else LAYERS)
-    print(f"{precision}, {capability}: {len(compiled.kernels)} kernels a batch")
 
 
 def test_few_windows_have_kernels_of_their_own_and_no_stream_waits(
@@ -71,8 +71,7 @@ def test_few_windows_have_kernels_of_their_own_and_no_stream_waits(
     assert compiled.fused_attention == 2 * LAYERS
     assert compiled.kinds["wait"] == 0
     spread = compile_bundle(bundles["fp16"], "SM89", LENGTHS, auxiliary_streams=None)
-    assert spread.kinds["wait"] > 0
-    print(f"on streams of its own choice: {spread.kinds['wait']} waits a batch")
+    assert spread.kinds["wait"] == 0  # 26 where query, key and value are three products
 
 
 @pytest.fixture(scope="module", params=KINDS)

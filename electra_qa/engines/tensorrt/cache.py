@@ -27,8 +27,8 @@ from .profiles import Profiles
 
 log = logging.getLogger(__name__)
 
-# One more with each change of how plans are built: 3 has profiles for few windows.
-FORMAT = 3
+# One more with each change of how plans are built: 4 has packed products.
+FORMAT = 4
 FOLDER = "tensorrt"
 
 
