@@ -18,6 +18,7 @@ from typing import NoReturn, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from .beginning import begun
 from .channels import RECONNECT
 from .configuration import PREFIX
 
@@ -132,7 +133,8 @@ def becomes_healthy(health: health_pb2_grpc.HealthStub, timeout_s: float | None)
 
     Raises grpc.RpcError, with DEADLINE_EXCEEDED where `timeout_s` seconds were not enough.
     """
-    watch = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=timeout_s)
+    request = health_pb2.HealthCheckRequest()
+    watch = begun(lambda: health.Watch(request, wait_for_ready=True, timeout=timeout_s))
     try:
         return any(r.status == health_pb2.HealthCheckResponse.SERVING for r in watch)
     finally:
