@@ -21,7 +21,7 @@ from electra_qa.spans import DecodedWindows, decode
 from electra_qa.windows import WindowBatch
 
 # What a test waits for comes in milliseconds; a machine that is busy with other work takes longer.
-PATIENCE_S = 120.0
+PATIENCE_S = 100.0
 
 
 async def until(condition: Callable[[], object]) -> None:

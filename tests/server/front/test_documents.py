@@ -103,8 +103,8 @@ async def test_a_call_under_way_waits_for_the_bytes_of_others(
         begun = asyncio.Event()
 
         async def documents() -> AsyncIterator[str]:
-            yield one
-            yield one  # with this one the first is a message of its own
+            for _ in range(3):  # each a message of its own when the next one is here
+                yield one
             await engine.taken()
             engine.open.clear()
             begun.set()
@@ -118,7 +118,7 @@ async def test_a_call_under_way_waits_for_the_bytes_of_others(
         await asyncio.sleep(1)
         assert not asked.done()
         engine.open.set()
-        assert (await asked).documents_read == 4
+        assert (await asked).documents_read == 5
         await asyncio.gather(*others, return_exceptions=True)
 
 
