@@ -26,6 +26,7 @@ from electra_qa.client import (
 )
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.server.front.service import SERVICE
+from electra_qa.server.settings import ServerSettings
 
 from ..conftest import PATIENCE_S, Counted, GatedEngine, Serving, until
 
@@ -121,9 +122,40 @@ async def test_a_message_that_is_none_has_a_status_and_tells_nothing(serving: Se
 
 
 async def test_a_message_over_the_limit_is_refused_with_the_limit(serving: Serving) -> None:
+    large = "a " * 4096
+    pairs = [("who?", large)]
+
+    async def refused(call: Any) -> None:
+        with pytest.raises(ResourceExhaustedError, match=r"4096.*max_message_bytes") as caught:
+            await call
+        assert caught.value.retry_after_s is None  # it would be refused again
+
     async with serving(max_message_bytes=4096) as client:
-        with pytest.raises(ResourceExhaustedError, match="4096"):
-            await client.answer("who?", "a " * 4096)
+        await refused(client.answer(*pairs[0]))
+        await refused(client.answer_batch(pairs))
+        await refused(client.answer_documents("who?", [large]))
+        await refused(_all(client.answer_stream(_once("a", pairs[0]))))
+        (many,) = await _all(client.answer_many(pairs))
+        assert "max_message_bytes" in str(many)
+        with Client(client.address) as blocking:
+            await refused(asyncio.to_thread(blocking.answer, *pairs[0]))
+
+
+async def test_the_longest_question_there_may_be_fits_ten_times(serving: Serving) -> None:
+    settings = ServerSettings()
+    largest = pb.AnswerRequest(
+        question="\U0001f600" * settings.max_question_length,
+        context="\U0001f600" * settings.max_context_length,
+    )
+    assert 10 * largest.ByteSize() < settings.max_message_bytes
+
+
+async def test_answers_may_be_larger_than_questions(serving: Serving) -> None:
+    context = " ".join(f"word{n}" for n in range(400))
+    async with serving(max_message_bytes=16_384) as client:
+        outcomes = await client.answer_batch([("who?", context)] * 9, top_k=256)
+    assert all(len(one.answers) == 256 for one in outcomes if isinstance(one, Result))
+    assert sum(len(one.answers) * 20 for one in outcomes if isinstance(one, Result)) > 16_384
 
 
 async def test_a_long_question_loses_its_end_as_in_the_reference(
