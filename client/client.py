@@ -15,8 +15,8 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from electra_qa.beginning import begun
 from electra_qa.credentials import Credentials, Tls
+from electra_qa.interrupts import begun, close
 from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
@@ -126,7 +126,7 @@ class Client:
         """Calls that are under way raise ClosedError."""
         self._closed = True
         if self._connection.pid == os.getpid():
-            self._connection.channel.close()
+            close(self._connection.channel)
 
     def _open(self) -> _Connection:
         """The connection of this process. Raises ClosedError."""

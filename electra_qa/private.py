@@ -18,9 +18,9 @@ from typing import NoReturn, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from .beginning import begun
 from .channels import RECONNECT
 from .configuration import PREFIX
+from .interrupts import begun, closed_after
 
 START_TIMEOUT_S = 900.0  # a GPU's first start compiles for minutes
 STOP_TIMEOUT_S = 40.0  # more than the server's own drain timeout
@@ -96,7 +96,7 @@ class ServerProcess:
 
     def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
         give_up = time.monotonic() + START_TIMEOUT_S
-        with grpc.insecure_channel(self._address, RECONNECT) as channel:
+        with closed_after(grpc.insecure_channel(self._address, RECONNECT)) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while True:
                 if process.poll() is not None:
