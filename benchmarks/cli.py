@@ -21,8 +21,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from electra_qa.bundle import BundleError
 from electra_qa.credentials import Credentials, CredentialsError
 from electra_qa.credentials_options import credentials_options
-from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.interrupts import closed_after
+from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.private import ServerProcess, ServerProcessError, becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub

@@ -1,9 +1,9 @@
 """gRPC's blocking calls and Ctrl-C.
 
 A KeyboardInterrupt, or what else a handler of a signal raises, comes in the main thread between any
-two instructions. Where it comes while gRPC takes a call up, gRPC has a call that nobody looks after;
-where it comes while gRPC takes a lock, nobody gives it back. Closing the channel would then wait for
-ever.
+two instructions. Where it comes while gRPC takes a call up, gRPC has a call that nobody looks
+after; where it comes while gRPC takes a lock, nobody gives it back. Closing the channel would then
+wait for ever.
 """
 
 from __future__ import annotations

@@ -19,10 +19,8 @@ from electra_qa.client import Client
 _, address, call, times = sys.argv
 FOUNDED = ("Who founded Rome?", "Rome was founded by Romulus.")
 calls = {
-    "answer": lambda client: client.answer(*FOUNDED),
     "answer_many": lambda client: list(client.answer_many([FOUNDED] * 40, batch_size=2)),
     "answer_stream": lambda client: list(client.answer_stream([("1", FOUNDED)] * 9)),
-    "answer_documents": lambda client: client.answer_documents("who?", ["Rome was founded."]),
     "wait_until_ready": lambda client: client.wait_until_ready(),
 }
 
@@ -61,9 +59,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(
-    "call", ["answer", "answer_many", "answer_stream", "answer_documents", "wait_until_ready"]
-)
+@pytest.mark.parametrize("call", ["answer_many", "answer_stream", "wait_until_ready"])
 def test_it_ends_the_client_at_any_moment(address: str, call: str) -> None:
     """Without `electra_qa.interrupts` closing waits for ever after one in ten."""
     ended = subprocess.run(

@@ -199,7 +199,8 @@ def test_sigterm_under_load_loses_nothing_and_exits_0(bundle: Bundle, tmp_path: 
         client.wait_until_ready(120)
         stub = QuestionAnsweringStub(channel)
         calls = [
-            stub.Answer.future(_request(f"Who founded Rome in {n}?"), timeout=120) for n in range(40)
+            stub.Answer.future(_request(f"Who founded Rome in {n}?"), timeout=120)
+            for n in range(40)
         ]
         assert calls[0].exception() is None
         process.send_signal(signal.SIGTERM)

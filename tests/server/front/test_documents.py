@@ -50,11 +50,17 @@ async def test_a_call_that_finds_no_room_is_refused(
         with pytest.raises(ResourceExhaustedError, match="the queue is full"):
             await client.answer_documents(QUESTION, iter([TEXT]))
         # A list can be sent again.
-        refused = counted.value("requests_total", method="AnswerDocuments", code="RESOURCE_EXHAUSTED")
+        refused = counted.value(
+            "requests_total", method="AnswerDocuments", code="RESOURCE_EXHAUSTED"
+        )
         again = asyncio.create_task(client.answer_documents(QUESTION, [TEXT]))
         await until(
-            lambda: refused
-            < counted.value("requests_total", method="AnswerDocuments", code="RESOURCE_EXHAUSTED")
+            lambda: (
+                refused
+                < counted.value(
+                    "requests_total", method="AnswerDocuments", code="RESOURCE_EXHAUSTED"
+                )
+            )
         )
         engine.open.set()
         assert (await again).documents_read == 1

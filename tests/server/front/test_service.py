@@ -141,7 +141,7 @@ async def test_a_message_over_the_limit_is_refused_with_the_limit(serving: Servi
             await refused(asyncio.to_thread(blocking.answer, *pairs[0]))
 
 
-async def test_the_longest_question_there_may_be_fits_ten_times(serving: Serving) -> None:
+def test_the_longest_question_there_may_be_fits_ten_times() -> None:
     settings = ServerSettings()
     largest = pb.AnswerRequest(
         question="\U0001f600" * settings.max_question_length,

@@ -112,7 +112,9 @@ async def test_what_waits_and_what_is_refused_has_these_numbers(
         asked = [asyncio.create_task(client.answer(question, CONTEXT))]
         await engine.taken()
         asked += [asyncio.create_task(client.answer(one, CONTEXT)) for one in others]
-        while (numbers := await asyncio.to_thread(scrape, address))["queue_tokens", ""] < 3 * length:
+        while (numbers := await asyncio.to_thread(scrape, address))[
+            "queue_tokens", ""
+        ] < 3 * length:
             await asyncio.sleep(0.01)
         assert numbers["queue_tokens", ""] == 3 * length
         assert numbers["open_calls", ""] == 4
