@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from electra_qa.bundle import BundleError
 from electra_qa.credentials import Credentials, CredentialsError
 from electra_qa.credentials_options import credentials_options
+from electra_qa.interrupts import closed_after
 from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.private import ServerProcess, ServerProcessError, becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
@@ -339,7 +340,7 @@ def _server(
 ) -> Iterator[tuple[str, str | None]]:
     """The address of a server that is ready, and the URL of its figures."""
     if address is not None:
-        with credentials.open_channel(address, ()) as channel:
+        with closed_after(credentials.open_channel(address, ())) as channel:
             if not becomes_healthy(HealthStub(channel), wait_s):
                 raise click.ClickException(f"the server at {address} is shutting down")
         yield address, metrics_url

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from electra_qa.credentials import Credentials, Tls
+from electra_qa.interrupts import begun, close
 from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
@@ -125,7 +126,7 @@ class Client:
         """Calls that are under way raise ClosedError."""
         self._closed = True
         if self._connection.pid == os.getpid():
-            self._connection.channel.close()
+            close(self._connection.channel)
 
     def _open(self) -> _Connection:
         """The connection of this process. Raises ClosedError."""
@@ -263,8 +264,10 @@ class Client:
         self, batch: Sequence[Question], request: pb.AnswerBatchRequest, seconds: float
     ) -> _Call:
         with self._failures():
-            future = self._open().questions.AnswerBatch.future(
-                request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
+            stub, timeout = self._open().questions, grpc_timeout(seconds)
+            metadata = with_trace(self._metadata)
+            future = begun(
+                lambda: stub.AnswerBatch.future(request, timeout=timeout, metadata=metadata)
             )
         return _Call(batch, request, Took(future, time.monotonic), future)
 
@@ -355,9 +358,8 @@ class Client:
         seconds = grpc_timeout(seconds_of(timeout))
         source = _Source(stream_messages(questions, options))
         with self._failures():
-            call = self._open().questions.AnswerStream(
-                source, timeout=seconds, metadata=with_trace(self._metadata)
-            )
+            stub, metadata = self._open().questions, with_trace(self._metadata)
+            call = begun(lambda: stub.AnswerStream(source, timeout=seconds, metadata=metadata))
         try:
             while True:
                 try:

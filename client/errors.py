@@ -80,6 +80,9 @@ _CLASSES: dict[grpc.StatusCode, type[ElectraQAError]] = {
 _BY_NUMBER = {status.value[0]: status for status in grpc.StatusCode}
 
 
+# How gRPC refuses a message, by its length or by that of what it unpacks to.
+_OVER_THE_LIMIT = "Received message larger than max"
+
 # How a server refuses a context without a single token.
 _NOTHING_TO_READ = ("context is empty", "context is blank", "context has no tokens")
 
@@ -115,7 +118,18 @@ def from_rpc(error: grpc.RpcError) -> ElectraQAError:
     """For what a call raised: it is a `grpc.Call` as well, which has the status."""
     code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
     details = error.details() if hasattr(error, "details") else None
-    return _from_status(code, details or code.name, _retry_delay(error))
+    return _from_status(code, _in_our_words(details or code.name), _retry_delay(error))
+
+
+def _in_our_words(details: str) -> str:
+    """gRPC itself refuses what is over the server's limit, and knows no name for that."""
+    if _OVER_THE_LIMIT not in details:
+        return details
+    return (
+        f"{details}: a message to this server has at most max_message_bytes. Ask less in one call, "
+        "as answer_many does by itself, or have the server started with a larger "
+        "--max-message-bytes"
+    )
 
 
 def _retry_delay(error: Any) -> Duration | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
 from . import __version__
 from .configuration import configured
-from .terminal import tolerate_any_encoding
+from .terminal import name_standard_output, tolerate_any_encoding
 
 # Where each command is. A module is imported when its command is used or its help is asked for, so
 # that `electra-qa ask` imports neither the server nor the build.
@@ -57,6 +58,19 @@ EXTRAS = {
 
 class LazyGroup(click.Group):
     """Loads a command by name on first use."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """A file or an output that fails is one line and exit code 1. That who reads has enough is
+        no word, which click sees to."""
+        name_standard_output()
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            failure = click.ClickException(f"{error.filename}: {error.strerror or error}")
+            failure.show()
+            raise SystemExit(failure.exit_code) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(COMMANDS)

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from .channels import RECONNECT
 from .configuration import PREFIX
+from .interrupts import begun, closed_after
 
 START_TIMEOUT_S = 900.0  # a GPU's first start compiles for minutes
 STOP_TIMEOUT_S = 40.0  # more than the server's own drain timeout
@@ -95,7 +96,7 @@ class ServerProcess:
 
     def _wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
         give_up = time.monotonic() + START_TIMEOUT_S
-        with grpc.insecure_channel(self._address, RECONNECT) as channel:
+        with closed_after(grpc.insecure_channel(self._address, RECONNECT)) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while True:
                 if process.poll() is not None:
@@ -132,7 +133,8 @@ def becomes_healthy(health: health_pb2_grpc.HealthStub, timeout_s: float | None)
 
     Raises grpc.RpcError, with DEADLINE_EXCEEDED where `timeout_s` seconds were not enough.
     """
-    watch = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=timeout_s)
+    request = health_pb2.HealthCheckRequest()
+    watch = begun(lambda: health.Watch(request, wait_for_ready=True, timeout=timeout_s))
     try:
         return any(r.status == health_pb2.HealthCheckResponse.SERVING for r in watch)
     finally:

@@ -56,6 +56,26 @@ def settings_options(
     return decorate
 
 
+def value_of(settings: type, name: str, given: Any) -> Any:
+    """A setting's value as its option has it, by the same rule; None where it may be None.
+
+    Raises ValueError for what is none.
+    """
+    hint = typing.get_type_hints(settings)[name]
+    if given is None and type(None) in typing.get_args(hint):
+        return None
+    (field,) = (field for field in dataclasses.fields(settings) if field.name == name)
+    return converted(_click_type(hint, field.metadata["minimum"]), given)
+
+
+def converted(kind: Any, given: Any) -> Any:
+    """As an option of this type of click's has it. Raises ValueError."""
+    try:
+        return click.types.convert_type(kind)(str(given))
+    except click.BadParameter as error:
+        raise ValueError(error.message) from error
+
+
 def _click_type(hint: Any, minimum: float | None) -> Any:
     if typing.get_origin(hint) is typing.Literal:
         return click.Choice(typing.get_args(hint))

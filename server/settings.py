@@ -55,7 +55,12 @@ class ServerSettings:
     max_windows: int = setting(
         4_096, "Windows that one call is cut into, over all its questions.", minimum=1
     )
-    max_message_bytes: int = setting(32 * 1024 * 1024, "Of one message, either way.", minimum=1024)
+    max_message_bytes: int = setting(
+        8 * 1024 * 1024,
+        "Of one message of a caller. A larger one is refused before it is read, with "
+        "RESOURCE_EXHAUSTED.",
+        minimum=1024,
+    )
     max_response_bytes: int = setting(
         8 * 1024 * 1024,
         "Of the answers to one call. A question whose answers don't fit fails by itself.",

@@ -63,13 +63,18 @@ def streamed(messages: int) -> Load:
 def habits() -> dict[str, tuple[Load, int]]:
     """What a call does, and how many do so at once, each on a connection of its own."""
     long = (SENTENCE * 4_000)[:LONGEST_CONTEXT]
-    large = batch([f"{number} {long}"[:LONGEST_CONTEXT] for number in range(140)], 140)
+    # The largest that a server with the default limits takes, and one that it does not.
+    large, larger = (
+        batch([f"{number} {long}"[:LONGEST_CONTEXT] for number in range(contexts)], contexts)
+        for contexts in (41, 140)
+    )
     unknown = " ".join("q" * 18_000 for _ in range(11))
     marks = "a" + "\u0301" * (LONGEST_CONTEXT - 1)
     short = ["a " * (LONGEST_CONTEXT // 2 - 9) + str(number) for number in range(6)]
     return {
         f"messages of {len(large) / 1e6:.0f} MB": (asked(large), 80),
         "the same, compressed": (asked(large, grpc.Compression.Gzip), 200),
+        f"messages of {len(larger) / 1e6:.0f} MB, which are refused": (asked(larger), 80),
         "1,024 questions about 11 unknown words of 18,000 letters, 256 answers each": (
             asked(batch([unknown], 1_024, 256)),
             16,

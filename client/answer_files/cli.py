@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import click
@@ -121,25 +120,14 @@ def answer(
             done = run(job, client, sys.stdin.buffer, sys.stdout.buffer, retry_for=patience)
     except FileError as error:
         raise click.ClickException(str(error)) from error
-    except BrokenPipeError:  # who reads has enough, which click says by the exit code
-        raise
     except OSError as error:
-        if target is None:
-            _let_go_of_standard_output()
-        where = error.filename or target or "standard output"
-        raise click.ClickException(f"{where}: {error.strerror}") from error
+        if error.filename is not None or target is None:
+            raise
+        raise click.ClickException(f"{target}: {error.strerror}") from error
     except CutOffError as error:
         how = "; the same command goes on from there" if error.again else ""
         raise click.ClickException(f"{error}. {error.rows:,} rows are written{how}") from error
     click.echo(_summary(done), err=True)
-
-
-def _let_go_of_standard_output() -> None:
-    """What Python holds of it would be written once more at the end, and fail once more: with an
-    exit code and a text of its own."""
-    with suppress(OSError):  # it may be no file at all
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _cluster(

@@ -13,7 +13,7 @@ def interrupts() -> Iterator[Callable[[], None]]:
     """What it gives raises KeyboardInterrupt, when it is called, once Ctrl-C was pressed. Pressed
     again, Ctrl-C does what it always does.
 
-    Where KeyboardInterrupt comes while gRPC begins a call, closing the channel waits for ever.
+    So it comes neither within a row nor within gRPC, see `electra_qa.interrupts`.
     """
     pressed = False
 

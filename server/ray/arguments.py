@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import click
+
 from electra_qa.model_options import ModelChoice
 from electra_qa.models import Precision
+from electra_qa.settings import converted, value_of
 
 from ..errors import StartError
 from ..settings import ServerSettings
@@ -54,8 +58,8 @@ class Arguments:
 
 def parse_arguments(given: Mapping[str, Any]) -> Arguments:
     """`bundle`, or `model` with `revision` and `precision`; `device`, `threads`, `streams`,
-    `version`, and the settings of the server by their names. From a command line every value is a
-    text. Raises StartError."""
+    `version`, and the settings of the server by their names and by the rules of `electra-qa serve`.
+    Raises StartError."""
     known = {f.name: f for f in dataclasses.fields(ServerSettings)}
     for name in NOT_OF_A_REPLICA:
         known.pop(name, None)
@@ -77,25 +81,32 @@ def parse_arguments(given: Mapping[str, Any]) -> Arguments:
         given.get("revision"),
         cast(Precision | None, given.get("precision")),
     )
-    settings = {n: _number(n, v, known[n].type) for n, v in given.items() if n in known}
+    settings = {}
+    for name, value in given.items():
+        if name in known:
+            with _named(name):
+                settings[name] = value_of(ServerSettings, name, value)
     return Arguments(
         choice,
         device,
-        _number("threads", given.get("threads"), "int"),
-        _number("streams", given.get("streams"), "int"),
+        _count("threads", given.get("threads")),
+        _count("streams", given.get("streams")),
         str(given.get("version", "")),
         ServerSettings(**settings),
     )
 
 
-def _number(name: str, value: Any, kind: Any) -> Any:
-    """A text as the number that the field has, by its annotation."""
-    if not isinstance(value, str):
-        return value
-    for make in (int, float):
-        if str(kind).startswith(make.__name__):
-            try:
-                return make(value)
-            except ValueError as error:
-                raise StartError(f"{name} must be a number, got {value!r}") from error
-    return value
+def _count(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    with _named(name):
+        count: int = converted(click.IntRange(min=1), value)
+    return count
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise StartError(f"{name}: {error}") from error

@@ -180,7 +180,7 @@ async def every_call(client: Any, **options: Any) -> list[Any]:
     )
     ends: list[Any] = []
     for call in calls:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             try:
                 ends.append(await call)
             except Exception as error:
@@ -228,17 +228,19 @@ async def test_every_call_on_a_closed_client_says_so(make: Make, address: str) -
 
 
 async def test_calls_under_way_say_that_the_client_was_closed(make: Make) -> None:
+    closed = threading.Event()
+
     class Slow(pb_grpc.QuestionAnsweringServicer):
         def GetInfo(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
             return pb.GetInfoResponse()
 
         def Answer(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-            time.sleep(2)
+            closed.wait(60)
 
         AnswerBatch = Answer
 
         def AnswerStream(self, requests: Any, context: Any) -> Any:  # noqa: ARG002, N802
-            time.sleep(2)
+            closed.wait(60)
             yield from ()
 
     with served(Slow()) as address:
@@ -258,6 +260,7 @@ async def test_calls_under_way_say_that_the_client_was_closed(make: Make) -> Non
             await asyncio.sleep(0.5)
             await client.close()
             ends = await asyncio.gather(*calls, return_exceptions=True)
+            closed.set()
     assert [type(end) for end in ends[:4]] == [ClosedError] * 4
     assert isinstance(ends[4], ElectraQAError)
 
@@ -272,7 +275,7 @@ async def test_what_the_source_of_a_stream_raises_comes_through(
 
     async with make(address) as client:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 if isinstance(client, Blocking):
                     # A task lets a KeyboardInterrupt out of its loop.
                     caught = await asyncio.to_thread(ended_with, client.client, questions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ from click.testing import CliRunner
 
 from electra_qa.cli import main
 from electra_qa.client import PrivateServer, PrivateServerError
+
+from .conftest import DATA
 
 CRLF = b"One.\r\nTwo.\r\nThree.\r\nRome was founded by Romulus.\r\n"
 LATIN_1 = "Die Gr\u00fcnder Roms.".encode("latin-1")
@@ -100,3 +103,69 @@ def test_a_timeout_that_is_no_number_is_said(command: str) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "must be a number of seconds" in result.stderr
+
+
+def into(output: int | Path, *arguments: str, unbuffered: str = "") -> tuple[int, str]:
+    """How a command ends whose standard output is this, and what it says on the other one."""
+    with contextlib.ExitStack() as stack:
+        stdout = output if isinstance(output, int) else stack.enter_context(output.open("wb"))
+        ended = subprocess.run(
+            [sys.executable, "-m", "electra_qa", *arguments],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+            text=True,
+            timeout=300,
+        )
+    said = [line for line in ended.stderr.splitlines() if "━" not in line]  # no progress
+    return ended.returncode, "\n".join(said)
+
+
+COMMANDS = {
+    "help": ["--help"],
+    "help of a command": ["ask", "--help"],
+    "ask": ["ask", "Who founded Rome?", "--context", "Rome was founded by Romulus."],
+    "ask in JSON": ["ask", "Who?", "--context", "Rome was founded by Romulus.", "--json"],
+    "info": ["info"],
+    "info in JSON": ["info", "--json"],
+    "health": ["health"],
+    "eval": ["eval", "--data", str(DATA / "small.json")],
+    "cache": ["cache", "list"],
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def printing(request: pytest.FixtureRequest, server: PrivateServer) -> list[str]:
+    arguments = COMMANDS[request.param]
+    if arguments[0] in ("--help", "cache") or "--help" in arguments:
+        return arguments
+    return [*arguments, "--address", server.address]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(printing: list[str], unbuffered: str) -> None:
+    code, said = into(Path("/dev/full"), *printing, unbuffered=unbuffered)
+    assert code == 1
+    assert said.splitlines()[0] == "Error: standard output: No space left on device"
+    assert "Traceback" not in said
+    assert "ignored" not in said
+
+
+def test_who_reads_may_have_enough(printing: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        code, said = into(writes, *printing)
+    finally:
+        os.close(writes)
+    assert code == 1
+    assert said == ""
+
+
+def test_a_file_that_can_not_be_written_is_one_line(server: PrivateServer, tmp_path: Path) -> None:
+    arguments = ["eval", "--data", str(DATA / "small.json"), "--address", server.address]
+    result = CliRunner().invoke(main, [*arguments, "--predictions", str(tmp_path / "no" / "file")])
+    assert result.exit_code == 1
+    assert result.stderr.endswith(f"Error: {tmp_path}/no/file: No such file or directory\n")

@@ -26,10 +26,10 @@ client = Client(server.address)
 folder = Path(server.address.removeprefix("unix:")).parent
 
 def use(how):
-    signal.alarm(30)
+    signal.alarm(90)
     global server, client
     if how != "nothing":
-        assert client.answer(*QUESTION, timeout=10).windows == 1
+        assert client.answer(*QUESTION, timeout=60).windows == 1
     if how == "close":
         client.close()
         server.close()
@@ -63,13 +63,16 @@ for asked_before in (False, True):
         process.start()
         process.join()
         assert process.exitcode == 0, how
-        assert client.answer(*QUESTION, timeout=10).windows == 1, how
+        assert client.answer(*QUESTION, timeout=60).windows == 1, how
 
 # With a call under way, whose connection the child has as well.
 answered = []
-thread = threading.Thread(target=lambda: answered.extend(client.answer_stream(stream(60))))
+thread = threading.Thread(
+    target=lambda: [answered.append(one) for one in client.answer_stream(stream(60))]
+)
 thread.start()
-time.sleep(0.5)
+while not answered:
+    time.sleep(0.01)
 for how in ("answer", "close"):
     child_of_fork(how, os._exit)
 thread.join()
@@ -78,11 +81,11 @@ assert len(answered) == 60
 # A child that lives on does not keep the server up.
 child = os.fork()
 if child == 0:
-    time.sleep(60)
+    time.sleep(300)
     os._exit(0)
 began = time.monotonic()
 server.close()
-assert time.monotonic() - began < 20
+assert time.monotonic() - began < 100
 assert not folder.exists()
 os.kill(child, signal.SIGKILL)
 print("all of it")
@@ -91,7 +94,7 @@ print("all of it")
 
 def test_forked_children_leave_the_server_to_its_maker() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=500
     )
     assert ended.stdout.strip() == "all of it", ended.stderr
 
@@ -118,7 +121,7 @@ def test_a_killed_maker_leaves_no_folder_behind() -> None:
         assert (folder / "socket").exists()
         os.kill(maker.pid, signal.SIGKILL)
         maker.wait()
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 50
         while folder.exists() and time.monotonic() < give_up:
             time.sleep(0.1)
         os.killpg(maker.pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ import sys, time
 from electra_qa.client import PrivateServer
 server = PrivateServer(sys.argv[1])
 print(server.address, flush=True)
-time.sleep(120)
+time.sleep(300)
 """
 
 
@@ -43,7 +43,7 @@ def test_a_killed_client_leaves_no_server_behind(bundle: Bundle) -> None:
         address = owner.stdout.readline().strip()
         assert len(servers_at(address)) == 1
         os.kill(owner.pid, signal.SIGKILL)
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while servers_at(address) and time.monotonic() < give_up:
         time.sleep(0.1)
     assert servers_at(address) == []

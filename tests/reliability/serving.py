@@ -17,7 +17,7 @@ class Server:
         self.process = process
         self._log = log
 
-    def logs(self, text: str, timeout_s: float = 60) -> None:
+    def logs(self, text: str, timeout_s: float = 180) -> None:
         """Return once `text` is in the log."""
         give_up = time.monotonic() + timeout_s
         while text not in self.log:

@@ -13,10 +13,22 @@ import pytest
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient
 from electra_qa.engines import EngineError, steps
+from electra_qa.server import lifecycle
 from electra_qa.server.lifecycle import running
+from electra_qa.server.observe.metrics import Metrics
 from electra_qa.server.settings import ServerSettings
 from electra_qa.spans import DecodedWindows, decode
 from electra_qa.windows import WindowBatch
+
+# What a test waits for comes in milliseconds; a machine that is busy with other work takes longer.
+PATIENCE_S = 100.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return once it holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 @dataclass
@@ -40,15 +52,14 @@ class GatedEngine:
 
     async def taken(self) -> None:
         """Return once a batch has come to the gate."""
-        while not self.batches:
-            await asyncio.sleep(0.01)
+        await until(lambda: self.batches)
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
         assert not self.closed, "a batch came after the engine was closed"
         self.batches.append(batch)
-        assert self.open.wait(30), "the test never opened the gate"
+        assert self.open.wait(PATIENCE_S), "the test never opened the gate"
         if self.turns is not None:
-            assert self.turns.acquire(timeout=30), "the test gave too few turns"
+            assert self.turns.acquire(timeout=PATIENCE_S), "the test gave too few turns"
         if batch.input_ids.shape[1] in self.failing_lengths:
             raise EngineError("/secret/path went wrong")
         logits = batch.input_ids.astype(np.float32) / 30522
@@ -63,6 +74,32 @@ def engine() -> GatedEngine:
     engine = GatedEngine()
     engine.open.set()
     return engine
+
+
+class Counted:
+    """What the server that was started last has counted."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+
+    def started(self) -> Metrics:
+        self.metrics = Metrics()
+        return self.metrics
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"electra_qa_{name}", labels) or 0.0
+
+    async def queued(self, tokens: float = 1) -> float:
+        """Return once so many tokens wait for the engine; how many they are."""
+        await until(lambda: self.value("queue_tokens") >= tokens)
+        return self.value("queue_tokens")
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    counted = Counted()
+    monkeypatch.setattr(lifecycle, "Metrics", counted.started)
+    return counted
 
 
 Serving = Callable[..., AbstractAsyncContextManager[AsyncClient]]

@@ -22,7 +22,7 @@ async def test_an_old_connection_is_ended_and_its_calls_end_well(
     async with (
         running(bundle, engine, settings) as address,
         grpc.aio.insecure_channel(address) as channel,
-        asyncio.timeout(30),
+        asyncio.timeout(120),
     ):
         engine.batches.clear()
         engine.open.clear()

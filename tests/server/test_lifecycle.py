@@ -6,8 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, Client, ElectraQAError, UnavailableError
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 from electra_qa.server.errors import StartError
+from electra_qa.server.front.calls import END, Calls
 from electra_qa.server.front.service import SERVICE
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 
-from .conftest import GatedEngine
+from .conftest import PATIENCE_S, Counted, GatedEngine, until
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 
@@ -55,7 +55,7 @@ async def test_health_follows_the_server(bundle: Bundle, engine: GatedEngine) ->
                 seen.append(response.status)
 
         following = asyncio.create_task(follow())
-        await asyncio.sleep(0.1)
+        await until(lambda: seen)
     with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
         await following
     await channel.close()
@@ -65,8 +65,17 @@ async def test_health_follows_the_server(bundle: Bundle, engine: GatedEngine) ->
     ]
 
 
+async def draining(address: str) -> None:
+    """Return once the server says that it is."""
+    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(PATIENCE_S):
+        health = health_pb2_grpc.HealthStub(channel)
+        async for response in health.Watch(health_pb2.HealthCheckRequest()):
+            if response.status == health_pb2.HealthCheckResponse.NOT_SERVING:
+                return
+
+
 async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, counted: Counted
 ) -> None:
     server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
     address = await server.__aenter__()
@@ -74,10 +83,9 @@ async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
     async with AsyncClient(address) as client:
         engine.open.clear()
         accepted = [asyncio.create_task(client.answer("who?", CONTEXT)) for _ in range(3)]
-        await engine.taken()
-        await asyncio.sleep(0.1)
+        await until(lambda: counted.value("open_calls") == len(accepted))
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
-        await asyncio.sleep(0.1)
+        await draining(address)
         with pytest.raises(UnavailableError):
             await client.answer("late?", CONTEXT)
         engine.open.set()
@@ -87,7 +95,7 @@ async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
 
 
 async def test_draining_ends_a_stream_after_its_answers(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, counted: Counted
 ) -> None:
     server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
     address = await server.__aenter__()
@@ -109,9 +117,9 @@ async def test_draining_ends_a_stream_after_its_answers(
     async with AsyncClient(address) as client:
         asking = asyncio.create_task(ask(client))
         await engine.taken()
-        await asyncio.sleep(0.2)
+        await counted.queued()
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
-        await asyncio.sleep(0.1)
+        await draining(address)
         engine.open.set()
         with pytest.raises(UnavailableError, match="shutting down"):
             await asking
@@ -141,8 +149,16 @@ async def test_draining_ends_an_idle_stream_of_one_question_at_a_time(
 
 
 async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read = []
+    next_message = Calls.next_message
+
+    async def noted(self: Calls, raws: AsyncIterator[bytes]) -> object:
+        read.append(await next_message(self, raws))
+        return read[-1]
+
+    monkeypatch.setattr(Calls, "next_message", noted)
     server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
     address = await server.__aenter__()
     engine.batches.clear()
@@ -158,9 +174,9 @@ async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
 
         asking = asyncio.create_task(ask())
         await engine.taken()
-        await asyncio.sleep(0.2)
+        await until(lambda: END in read)
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
-        await asyncio.sleep(0.1)
+        await draining(address)
         engine.open.set()
         assert await asking == ["a"]
         await leaving
@@ -180,15 +196,16 @@ def test_sigterm_under_load_loses_nothing_and_exits_0(bundle: Bundle, tmp_path: 
         Client(address) as client,
         grpc.insecure_channel(address) as channel,
     ):
-        client.wait_until_ready(60)
+        client.wait_until_ready(120)
         stub = QuestionAnsweringStub(channel)
         calls = [
-            stub.Answer.future(_request(f"Who founded Rome in {n}?"), timeout=60) for n in range(40)
+            stub.Answer.future(_request(f"Who founded Rome in {n}?"), timeout=120)
+            for n in range(40)
         ]
-        time.sleep(0.3)
+        assert calls[0].exception() is None
         process.send_signal(signal.SIGTERM)
         outcomes = [call.exception() for call in calls]
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     answered = outcomes.count(None)
     assert answered > 0
     # Whatever was not answered was refused: no call was accepted and then dropped.
@@ -218,7 +235,7 @@ def test_a_server_that_can_not_start_says_why(
     if "--bundle" not in arguments:
         arguments = ["--bundle", str(bundle.path), *arguments]
     with server_process(*arguments) as process:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert message in errors
     assert "Traceback" not in errors

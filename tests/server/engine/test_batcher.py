@@ -15,7 +15,7 @@ from electra_qa.server.observe.metrics import Metrics
 from electra_qa.spans import decode
 from electra_qa.windows import Window, WindowBatch
 
-from ..conftest import GatedEngine
+from ..conftest import GatedEngine, until
 
 tokens = itertools.count(7)
 
@@ -40,14 +40,6 @@ async def one(call: asyncio.Future[list[Outcome]]) -> WindowResult:
     (outcome,) = await call
     assert isinstance(outcome, WindowResult)
     return outcome
-
-
-async def until(condition: object) -> None:
-    for _ in range(2000):
-        if condition():  # type: ignore[operator]
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came to that")
 
 
 async def busy(batcher: Batcher, engine: GatedEngine) -> asyncio.Future[list[Outcome]]:
@@ -258,11 +250,14 @@ async def test_what_cannot_be_done_by_its_deadline_is_refused_at_once(engine: Ga
 async def test_short_windows_do_not_say_that_long_ones_are_slow(engine: GatedEngine) -> None:
     """What an engine takes for a window, however short it is, is no cost of its tokens."""
     batcher = make(engine)
+    now = asyncio.get_running_loop().time
+    began = now()
     first = await busy(batcher, engine)
     await asyncio.sleep(0.2)
     engine.open.set()
-    await first  # 16 tokens in at least 0.2 s: 500 would take 6
-    await one(batcher.submit([request(500)], asyncio.get_running_loop().time() + 3))
+    await first
+    held = now() - began  # by 16 tokens: 500 would take 31 times as long
+    await one(batcher.submit([request(500)], now() + 15 * held))
 
 
 async def test_a_refused_call_is_told_when_the_queue_will_be_shorter(engine: GatedEngine) -> None:

@@ -14,7 +14,7 @@ from electra_qa.client import AsyncClient, InternalError
 from electra_qa.server.engine import check as engine_check
 from electra_qa.server.front.service import SERVICE
 
-from ..conftest import GatedEngine, Serving
+from ..conftest import PATIENCE_S, GatedEngine, Serving
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -43,7 +43,7 @@ async def health_of(client: AsyncClient) -> AsyncIterator[asyncio.Queue[int]]:
 
 
 async def next_of(changes: asyncio.Queue[int]) -> int:
-    return await asyncio.wait_for(changes.get(), 10)
+    return await asyncio.wait_for(changes.get(), PATIENCE_S)
 
 
 async def test_health_follows_an_engine_that_breaks_and_mends(

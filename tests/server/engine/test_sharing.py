@@ -17,8 +17,8 @@ from electra_qa.server.errors import DeadlineError, EngineFailedError
 from electra_qa.spans import DecodedWindow, decode
 from electra_qa.windows import Window, WindowBatch
 
-from ..conftest import GatedEngine
-from .test_batcher import busy, make, one, request, shapes, until
+from ..conftest import GatedEngine, until
+from .test_batcher import busy, make, one, request, shapes
 
 
 def value(batcher: Batcher, name: str) -> float:

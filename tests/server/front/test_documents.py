@@ -21,7 +21,7 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 from electra_qa.server.front.promising import most_promising
 
-from ..conftest import GatedEngine, Serving
+from ..conftest import Counted, GatedEngine, Serving, until
 
 QUESTION = "who founded rome?"
 TEXT = "Rome was founded by Romulus in 753 BC, says the legend."
@@ -39,17 +39,29 @@ async def test_a_call_waits_for_room_that_it_took_itself(
     assert sum(len(batch.input_ids) for batch in engine.batches) == 300
 
 
-async def test_a_call_that_finds_no_room_is_refused(serving: Serving, engine: GatedEngine) -> None:
+async def test_a_call_that_finds_no_room_is_refused(
+    serving: Serving, engine: GatedEngine, counted: Counted
+) -> None:
     async with serving(max_queue_tokens=50) as client:
         engine.open.clear()
         others = [asyncio.create_task(client.answer(QUESTION, TEXT + " x" * n)) for n in range(9)]
         await engine.taken()
-        await asyncio.sleep(0.1)
+        await counted.queued(50)
         with pytest.raises(ResourceExhaustedError, match="the queue is full"):
             await client.answer_documents(QUESTION, iter([TEXT]))
         # A list can be sent again.
+        refused = counted.value(
+            "requests_total", method="AnswerDocuments", code="RESOURCE_EXHAUSTED"
+        )
         again = asyncio.create_task(client.answer_documents(QUESTION, [TEXT]))
-        await asyncio.sleep(0.2)
+        await until(
+            lambda: (
+                refused
+                < counted.value(
+                    "requests_total", method="AnswerDocuments", code="RESOURCE_EXHAUSTED"
+                )
+            )
+        )
         engine.open.set()
         assert (await again).documents_read == 1
         await asyncio.gather(*others, return_exceptions=True)
@@ -97,9 +109,9 @@ async def test_a_call_under_way_waits_for_the_bytes_of_others(
         begun = asyncio.Event()
 
         async def documents() -> AsyncIterator[str]:
-            yield one
-            yield one  # with this one the first is a message of its own
-            await asyncio.sleep(0.3)
+            for _ in range(3):  # each a message of its own when the next one is here
+                yield one
+            await engine.taken()
             engine.open.clear()
             begun.set()
             await asyncio.sleep(0.3)
@@ -112,7 +124,7 @@ async def test_a_call_under_way_waits_for_the_bytes_of_others(
         await asyncio.sleep(1)
         assert not asked.done()
         engine.open.set()
-        assert (await asked).documents_read == 4
+        assert (await asked).documents_read == 5
         await asyncio.gather(*others, return_exceptions=True)
 
 

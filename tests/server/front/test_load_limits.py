@@ -27,7 +27,7 @@ from electra_qa.spans import DecodeOptions, Rules, decode, row
 from electra_qa.tokenization import Tokenizer
 from electra_qa.windows import WindowSettings, make_windows
 
-from ..conftest import GatedEngine, Serving
+from ..conftest import PATIENCE_S, GatedEngine, Serving
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 # One token that no vocabulary has, for each word.
@@ -146,7 +146,7 @@ async def test_the_bytes_under_way_have_a_bound(serving: Serving, engine: GatedE
         assert caught.value.retry_after_s is not None
         async for _, outcome in client.answer_stream(_once(("a", ("who?", "Rome " * 1_000)))):
             assert isinstance(outcome, ResourceExhaustedError)
-        await asyncio.wait_for(client.info(), 10)
+        await asyncio.wait_for(client.info(), PATIENCE_S)
         engine.open.set()
         await first
         await client.answer("who?", "Rome " * 1_000)
@@ -175,13 +175,14 @@ async def test_who_gave_up_costs_no_more_work(
     original = Tokenizer.context
     async with serving() as client:
         monkeypatch.setattr(Tokenizer, "context", slow)
-        pairs = [(f"who {n}?", f"{n} {CONTEXT * 30}") for n in range(50)]
+        pairs = [(f"who {n}?", f"{n} {CONTEXT * 30}") for n in range(1_000)]
         with pytest.raises(DeadlineExceededError):
             await client.answer_batch(pairs, timeout=0.5)
-        await asyncio.sleep(0.5)
-        done = len(tokenized)
-        await asyncio.sleep(0.5)
-    assert len(tokenized) == done < 25
+        done = -1
+        while done < len(tokenized):
+            done = len(tokenized)
+            await asyncio.sleep(0.5)
+    assert done < 500
 
 
 async def test_nothing_is_tokenized_past_max_windows(

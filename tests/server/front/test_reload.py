@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from electra_qa.server.lifecycle import running, started
 from electra_qa.server.loading import load
 from electra_qa.server.settings import ServerSettings
 
-from ..conftest import GatedEngine
+from ..conftest import PATIENCE_S, GatedEngine, until
 from ..observe.test_metrics import free_address, scrape
 from ..test_ecosystem import PINGING
 from ..test_lifecycle import server_process
@@ -68,7 +68,7 @@ class Source:
 
     def __call__(self) -> tuple[Bundle, Engine]:
         self.loads += 1
-        assert self.gate.wait(30), "the test never opened the gate"
+        assert self.gate.wait(PATIENCE_S), "the test never opened the gate"
         if self.error is not None:
             raise self.error
         return self.bundle, self.engine
@@ -85,14 +85,6 @@ def source(other_bundle: Bundle) -> Source:
     source = Source(other_bundle, an_engine(), threading.Event())
     source.gate.set()
     return source
-
-
-async def until(condition: Callable[[], object]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never came to that")
 
 
 async def test_no_question_fails_while_bundles_change(bundle: Bundle, other_bundle: Bundle) -> None:
@@ -176,11 +168,11 @@ async def test_a_stream_goes_on_from_one_model_to_the_next(
         versions = []
         for id_ in ("a", "b"):
             asked.put_nowait((id_, ("who?", CONTEXT)))
-            _, outcome = await asyncio.wait_for(anext(answers), 10)
+            _, outcome = await asyncio.wait_for(anext(answers), PATIENCE_S)
             assert isinstance(outcome, Result)
             versions.append(outcome.model_version)
             if id_ == "a":
-                await asyncio.wait_for(models.reload(), 10)
+                await asyncio.wait_for(models.reload(), PATIENCE_S)
         await answers.aclose()  # type: ignore[attr-defined]
     assert versions == [bundle.version, source.bundle.version]
 

@@ -19,7 +19,7 @@ from electra_qa.rpc.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 
-from ..conftest import GatedEngine, Serving
+from ..conftest import PATIENCE_S, Counted, GatedEngine, Serving
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 OTHER = "Zeus lived on Olympus, the highest mountain of Greece."
@@ -508,15 +508,16 @@ async def test_what_the_engine_says_stays_here(serving: Serving, engine: GatedEn
 # One question is asked by both protocols: what is the same is computed once.
 @pytest.mark.parametrize(("question", "windows"), [("where?", 2), ("who?", 1)])
 async def test_windows_of_both_protocols_share_a_batch(
-    serving: Serving, engine: GatedEngine, question: str, windows: int
+    serving: Serving, engine: GatedEngine, counted: Counted, question: str, windows: int
 ) -> None:
     async with serving() as client, grpc.aio.insecure_channel(client.address) as channel:
         engine.open.clear()
         first = asyncio.create_task(client.answer("who?", CONTEXT))
         await engine.taken()
         ours = asyncio.create_task(client.answer(question, CONTEXT))
+        queued = await counted.queued()
         theirs = asyncio.ensure_future(stub(channel).ModelInfer(typed()))
-        await asyncio.sleep(0.3)
+        await counted.queued(queued + 1)
         engine.open.set()
         await asyncio.gather(first, ours, theirs)
     assert [len(batch.input_ids) for batch in engine.batches] == [1, windows]
@@ -541,7 +542,9 @@ async def test_a_deadline_ends_an_inference_and_its_place_in_the_queue(
     assert [len(batch.input_ids) for batch in engine.batches] == [1, 1]
 
 
-async def test_a_full_queue_refuses_an_inference(serving: Serving, engine: GatedEngine) -> None:
+async def test_a_full_queue_refuses_an_inference(
+    serving: Serving, engine: GatedEngine, counted: Counted
+) -> None:
     async with (
         serving(max_queue_tokens=10) as client,
         grpc.aio.insecure_channel(client.address) as channel,
@@ -550,7 +553,7 @@ async def test_a_full_queue_refuses_an_inference(serving: Serving, engine: Gated
         tasks = [asyncio.create_task(client.answer("first?", CONTEXT))]
         await engine.taken()
         tasks.append(asyncio.create_task(client.answer("second?", CONTEXT)))
-        await asyncio.sleep(0.2)
+        await counted.queued(10)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub(channel).ModelInfer(typed())
         engine.open.set()
@@ -588,7 +591,7 @@ async def _each(requests: list[pb.ModelInferRequest]) -> AsyncIterator[pb.ModelI
 
 
 async def test_draining_is_not_ready_finishes_a_stream_and_refuses_the_rest(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, counted: Counted
 ) -> None:
     server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
     address = await server.__aenter__()
@@ -610,12 +613,13 @@ async def test_draining_is_not_ready_finishes_a_stream_and_refuses_the_rest(
 
         asking = asyncio.create_task(ask())
         await engine.taken()
-        await asyncio.sleep(0.2)
+        await counted.queued()
         ready = asyncio.ensure_future(asked.ServerReady(pb.ServerReadyRequest()))
         assert (await ready).ready
         leaving = asyncio.create_task(server.__aexit__(None, None, None))
-        await asyncio.sleep(0.1)
-        assert not (await asked.ServerReady(pb.ServerReadyRequest())).ready
+        async with asyncio.timeout(PATIENCE_S):
+            while (await asked.ServerReady(pb.ServerReadyRequest())).ready:
+                await asyncio.sleep(0.01)
         assert not (await asked.ModelReady(pb.ModelReadyRequest(name="electra-qa"))).ready
         assert (await asked.ServerLive(pb.ServerLiveRequest())).live
         with pytest.raises(grpc.aio.AioRpcError) as caught:
