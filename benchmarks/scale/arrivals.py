@@ -19,7 +19,8 @@ def bursts(rate: float, duration_s: float, rng: np.random.Generator) -> Floats:
 
     rate: the mean over the run, whatever part of it the bursts drawn have.
     """
-    edges, in_burst, now = [0.0], [], 0.0
+    edges, now = [0.0], 0.0
+    in_burst: list[bool] = []
     while now < duration_s:
         in_burst.append(len(in_burst) % 2 == 1)
         now = min(now + rng.exponential(BURST_S if in_burst[-1] else CALM_S), duration_s)

@@ -57,10 +57,7 @@ class Batcher:
         self.windows = self.tokens = self.computed_tokens = self.batches = 0
 
     def submit(self, call: Call) -> None:
-        """What the event loop has to do for it comes first."""
-        self._loop.work(len(call.lengths) * self._times.host_window_s, lambda: self._accept(call))
-
-    def _accept(self, call: Call) -> None:
+        """Queue it, or refuse it. What the event loop had to do for that is done."""
         own = sum(call.lengths)
         time_left = call.deadline - self._clock.now
         seconds = self._seconds(self._running_tokens + self._queued_tokens + own)
@@ -115,7 +112,8 @@ class Batcher:
                 if not call.missing and not call.is_expired:
                     call.ended(True)
 
-        self._loop.work(times.host_batch_s, lambda: self.device.work(seconds, finish))
+        # What has not been read from a socket yet does not hold up the loop's next turn.
+        self._loop.work(times.host_batch_s, lambda: self.device.work(seconds, finish), is_next=True)
 
     def _choose(self) -> tuple[int, list[tuple[int, Call]]] | None:
         heads = [(head, n) for n in list(self._waiting) if (head := self._head(n)) is not None]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 
 class Clock:
@@ -29,16 +31,35 @@ class Clock:
 class Station:
     """An event loop, or a device: one thing at a time, in the order in which it comes.
 
-    busy_s: how long it has worked, and will for what it has.
+    busy_s: how long it has worked.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._free_at = 0.0
+        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
+        self._works = False
         self.busy_s = 0.0
 
-    def work(self, seconds: float, then: Callable[[], None]) -> None:
-        """Take something that takes so long; `then` once it is done."""
-        self._free_at = max(self._free_at, self._clock.now) + seconds
+    def work(self, seconds: float, then: Callable[[], None], *, is_next: bool = False) -> None:
+        """Take something that takes so long; `then` once it is done.
+
+        is_next: before all that waits.
+        """
+        if is_next:
+            self._waiting.appendleft((seconds, then))
+        else:
+            self._waiting.append((seconds, then))
+        if not self._works:
+            self._begin()
+
+    def _begin(self) -> None:
+        seconds, then = self._waiting.popleft()
+        self._works = True
         self.busy_s += seconds
-        self._clock.at(self._free_at, then)
+        self._clock.at(self._clock.now + seconds, partial(self._end, then))
+
+    def _end(self, then: Callable[[], None]) -> None:
+        self._works = False
+        if self._waiting:
+            self._begin()
+        then()

@@ -26,7 +26,7 @@ from pathlib import Path
 import click
 import grpc
 import numpy as np
-from served_share import sorted_batches, windows_of
+from served_share import sorted_batches, windows_by_question, windows_of
 
 from electra_qa.benchmarks.calls import CHANNEL_OPTIONS, open_calls
 from electra_qa.benchmarks.environment import this_machine
@@ -251,11 +251,11 @@ def least_squares(
 
 def question_lengths(bundle: Bundle, questions: Sequence[SquadQuestion]) -> Mapping[str, int]:
     buckets = steps(16, bundle.manifest.max_seq_length_limit)
-    names = (
-        "+".join(str(bucket(buckets, window.length)) for window in windows_of(bundle, [question]))
-        for question in questions
+    found = Counter(
+        tuple(bucket(buckets, window.length) for window in windows)
+        for windows in windows_by_question(bundle, questions)
     )
-    return dict(sorted(Counter(names).items()))
+    return {"+".join(map(str, lengths)): count for lengths, count in sorted(found.items())}
 
 
 @click.command()
