@@ -69,7 +69,9 @@ class Served:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))
+    return Spread(
+        *(round(value, 1) for value in (statistics.median(values), min(values), max(values)))
+    )
 
 
 def free_port() -> int:
@@ -219,9 +221,9 @@ def engine_costs(bundle: Bundle, questions: Sequence[SquadQuestion]) -> EngineCo
         device,
         f"{manifest.source}, {manifest.precision}",
         batch_tokens,
-        window_us,
-        token_us,
-        run_us,
+        round(window_us, 1),
+        round(token_us, 2),
+        round(run_us, 1),
         spread(rates[1:]),
     )
 
@@ -267,7 +269,7 @@ def main(data: Path, path: Path) -> None:
     bundle = load_bundle(default_bundle_path())
     questions = read_squad(data)
     sample = random.Random(0).sample(questions, BATCHER_WINDOWS)
-    window_us, batch_us = batcher_costs(windows_of(bundle, sample))
+    window_us, batch_us = (round(cost, 1) for cost in batcher_costs(windows_of(bundle, sample)))
     click.echo(f"batcher: {window_us:.1f} µs a window and {batch_us:.1f} µs a batch")
     engine = engine_costs(bundle, sample[:ENGINE_QUESTIONS])
     click.echo(
@@ -286,8 +288,11 @@ def main(data: Path, path: Path) -> None:
     server_us, front_us = {}, {}
     for way, of_way in rounds.items():
         server_us[way] = spread([one.cpu_us for one in of_way])
-        front_us[way] = statistics.median(
-            one.cpu_us - window_us * one.windows - batch_us * one.batches for one in of_way
+        front_us[way] = round(
+            statistics.median(
+                one.cpu_us - window_us * one.windows - batch_us * one.batches for one in of_way
+            ),
+            1,
         )
         windows, batches = of_way[0].windows, of_way[0].batches
         click.echo(

@@ -1,0 +1,257 @@
+"""1, 2 and 4 servers beside the simulation of them: p99, and questions answered in time.
+
+The servers are the real ones, each a process of its own; their engine sleeps for the time that
+scale_costs.py measured, so that it takes no core from the others. The same calls at the same times
+go to the servers and into the simulation; the client chooses the server by the same rule.
+
+pip install -e '.[bench]'
+python benchmarks/scripts/scale_reality.py --data dev-v2.0.json --json reality.json
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import click
+import grpc
+import numpy as np
+from served_share import windows_by_question
+
+from electra_qa.benchmarks.calls import CHANNEL_OPTIONS, UnaryCalls
+from electra_qa.benchmarks.environment import this_machine
+from electra_qa.benchmarks.load import OK, Floats, open_loop, run
+from electra_qa.benchmarks.scale.arrivals import ARRIVALS
+from electra_qa.benchmarks.scale.costs import DEFAULT, read_costs
+from electra_qa.benchmarks.scale.routing import ROUTERS
+from electra_qa.benchmarks.scale.simulation import capacity, simulate
+from electra_qa.benchmarks.scale.site import EngineTimes, Site
+from electra_qa.bundle import Bundle, default_bundle_path, load_bundle
+from electra_qa.engines import EngineSettings, bucket, steps
+from electra_qa.engines.null import NullEngine
+from electra_qa.rpc import electra_qa_pb2 as pb
+from electra_qa.server.lifecycle import running
+from electra_qa.server.settings import ServerSettings
+from electra_qa.spans import DecodedWindows
+from electra_qa.squad import read_squad
+from electra_qa.versions import installed_versions
+from electra_qa.windows import WindowBatch
+
+FRONT = "unary, known texts"
+# (replicas, router, arrivals, load)
+CASES = [
+    *((n, "two choices", "poisson", load) for n in (1, 2, 4) for load in (0.5, 0.7, 0.9, 2.0)),
+    *((n, "two choices", "bursts", 0.6) for n in (1, 2, 4)),
+    *((4, router, "poisson", 0.9) for router in ROUTERS if router != "two choices"),
+]
+PAUSE_S = 1.0
+
+
+class SleepingEngine(NullEngine):
+    """Takes the time of an engine, and nothing else."""
+
+    def __init__(self, bundle: Bundle, times: EngineTimes) -> None:
+        super().__init__(bundle, EngineSettings("null", max_batch_tokens=times.batch_tokens))
+        self.device = "sleeps"
+        self._times = times
+
+    def run(self, batch: WindowBatch) -> DecodedWindows:
+        times = self._times
+        until = time.monotonic() + times.run_s + times.token_s * batch.input_ids.size
+        until += times.window_s * len(batch.bounds)
+        decoded = super().run(batch)
+        time.sleep(max(0.0, until - time.monotonic()))
+        return decoded
+
+
+async def serve(times: EngineTimes) -> None:
+    """Until standard input ends."""
+    bundle = load_bundle(default_bundle_path())
+    settings = ServerSettings(address="127.0.0.1:0", warm_up_lengths="none")
+    async with running(bundle, SleepingEngine(bundle, times), settings) as address:
+        print(address, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+class Servers:
+    def __init__(self, count: int, costs: Path, threads: int) -> None:
+        command = [sys.executable, __file__, "--serve", "--costs", str(costs)]
+        command += ["--threads", str(threads)]
+        self._processes = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(count)
+        ]
+        self.addresses = [self._address(process) for process in self._processes]
+
+    def _address(self, process: subprocess.Popen[str]) -> str:
+        assert process.stdout
+        return process.stdout.readline().strip()
+
+    def close(self) -> None:
+        for process in self._processes:
+            assert process.stdin
+            process.stdin.close()
+        for process in self._processes:
+            process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Times in ms; in_time: of the calls, the share answered within the deadline."""
+
+    p50_ms: float
+    p99_ms: float
+    in_time: float
+
+
+def figures(latencies: Floats) -> Figures:
+    """latencies: in seconds, NaN for a call that was not answered in time."""
+    answered = 1e3 * latencies[~np.isnan(latencies)]
+    p50, p99 = np.percentile(answered, (50, 99)) if len(answered) else (np.nan, np.nan)
+    return Figures(round(p50, 1), round(p99, 1), round(len(answered) / len(latencies), 4))
+
+
+async def ask(
+    addresses: Sequence[str],
+    router: str,
+    arrivals: Floats,
+    requests: Sequence[bytes],
+    deadline_s: float,
+    seed: int,
+) -> tuple[Floats, float]:
+    """Latencies, and the load generator's own lag at p99, in seconds."""
+    route = ROUTERS[router](random.Random(seed))
+    under_way = [0] * len(addresses)
+    async with AsyncExitStack() as stack:
+        servers = []
+        for address in addresses:
+            channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            await stack.enter_async_context(channel)
+            await channel.channel_ready()
+            servers.append(UnaryCalls(channel, requests, deadline_s))
+
+        async def send(number: int) -> str:
+            place = route(under_way)
+            under_way[place] += 1
+            try:
+                return await servers[place].send(number)
+            finally:
+                under_way[place] -= 1
+
+        gc.collect()
+        gc.disable()
+        recording = await open_loop(send, arrivals)
+        gc.enable()
+    in_time = recording.ok & (recording.latencies <= deadline_s)
+    statuses = {status for status in recording.statuses if status != OK}
+    assert statuses <= {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}, statuses
+    latencies = np.where(in_time, recording.latencies, np.nan)
+    return latencies, float(np.percentile(recording.send_lags, 99))
+
+
+@click.command()
+@click.option("--data", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--costs", "costs_path", type=click.Path(exists=True, path_type=Path), default=DEFAULT
+)
+@click.option("--threads", default=1, show_default=True, help="Of the engine that is stood in for.")
+@click.option("--seconds", default=40.0, show_default=True, help="Of a case.")
+@click.option("--deadline-ms", default=1000.0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--serve", "is_server", is_flag=True, hidden=True)
+def main(
+    data: Path | None,
+    costs_path: Path,
+    threads: int,
+    seconds: float,
+    deadline_ms: float,
+    seed: int,
+    json_path: Path | None,
+    is_server: bool,
+) -> None:
+    costs = read_costs(costs_path)
+    times = costs.engine_times(threads)
+    if is_server:
+        asyncio.run(serve(times))
+        return
+    if data is None:
+        raise click.UsageError("--data is missing")
+    bundle = load_bundle(default_bundle_path())
+    questions = random.Random(seed).sample(read_squad(data), 8_000)
+    buckets = steps(16, bundle.manifest.max_seq_length_limit)
+    calls = [
+        tuple(bucket(buckets, window.length) for window in windows)
+        for windows in windows_by_question(bundle, questions)
+    ]
+    requests = [
+        pb.AnswerRequest(question=q.question, context=q.context).SerializeToString()
+        for q in questions
+    ]
+    front_s = costs.front_us[FRONT] * 1e-6
+    site = Site(times, front_s, deadline_s=deadline_ms / 1e3)
+    one = capacity(site, calls[:4_000])
+    click.echo(f"{one:.1f} questions a second of a replica")
+    heads = ["replicas", "router, arrivals", "load", "p50, ms", "p99, ms", "in time"]
+    heads += ["the client's lag at p99, ms", "load average"]
+    click.echo("real / simulated\n")
+    click.echo("| " + " | ".join(heads) + " |")
+    click.echo("| ---: | --- |" + " ---: |" * (len(heads) - 2))
+    rows = []
+    for replicas, router, kind, load in CASES:
+        rng = np.random.default_rng(seed)
+        arrivals = ARRIVALS[kind](load * replicas * one, seconds, rng)[: 2 * len(calls)]
+        servers = Servers(replicas, costs_path, threads)
+        time.sleep(PAUSE_S)
+        try:
+            asked = ask(servers.addresses, router, arrivals, requests, site.deadline_s, seed)
+            latencies, lag = run(asked)
+        finally:
+            servers.close()
+        sent = [calls[number % len(calls)] for number in range(len(arrivals))]
+        simulated = simulate(replace(site, replicas=replicas, router=router), arrivals, sent, seed)
+        real, model = figures(latencies), figures(simulated.latencies)
+        load_average = os.getloadavg()[0]
+        rows.append(
+            {
+                "replicas": replicas,
+                "router": router,
+                "arrivals": kind,
+                "load": load,
+                "calls": len(arrivals),
+                "real": asdict(real),
+                "simulated": asdict(model),
+                "send_lag_p99_ms": round(1e3 * lag, 1),
+                "load_average": load_average,
+            }
+        )
+        click.echo(
+            f"| {replicas} | {router}, {kind} | {load:g} | {real.p50_ms:.0f} / {model.p50_ms:.0f} "
+            f"| {real.p99_ms:.0f} / {model.p99_ms:.0f} | {real.in_time:.1%} / {model.in_time:.1%} "
+            f"| {1e3 * lag:.1f} | {load_average:.1f} |"
+        )
+    if json_path is not None:
+        ran = {
+            "command": shlex.join(["python", *(Path(part).name for part in sys.argv)]),
+            "machine": asdict(this_machine()),
+            "versions": installed_versions(),
+            "site": asdict(site),
+            "replica_rate": one,
+            "cases": rows,
+        }
+        json_path.write_text(json.dumps(ran, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
