@@ -2,7 +2,9 @@
 
 The servers are the real ones, each a process of its own; their engine sleeps for the time that
 scale_costs.py measured, so that it takes no core from the others. The same calls at the same times
-go to the servers and into the simulation; the client chooses the server by the same rule.
+go to the servers and into the simulation; the client chooses the server by the same rule. A case in
+which the client itself was late, since the machine had no time for it, is run again, at most twice;
+of its runs that counts in which the client was the least late.
 
 pip install -e '.[bench]'
 python benchmarks/scripts/scale_reality.py --data dev-v2.0.json --json reality.json
@@ -56,6 +58,7 @@ CASES = [
     *((4, router, "poisson", 0.9) for router in ROUTERS if router != "two choices"),
 ]
 PAUSE_S = 1.0
+LAG_S, RUNS = 0.005, 3
 
 
 class SleepingEngine(NullEngine):
@@ -166,7 +169,7 @@ async def ask(
     "--costs", "costs_path", type=click.Path(exists=True, path_type=Path), default=DEFAULT
 )
 @click.option("--threads", default=1, show_default=True, help="Of the engine that is stood in for.")
-@click.option("--seconds", default=40.0, show_default=True, help="Of a case.")
+@click.option("--seconds", default=30.0, show_default=True, help="Of a case.")
 @click.option("--deadline-ms", default=1000.0, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
@@ -212,17 +215,20 @@ def main(
     for replicas, router, kind, load in CASES:
         rng = np.random.default_rng(seed)
         arrivals = ARRIVALS[kind](load * replicas * one, seconds, rng)[: 2 * len(calls)]
-        servers = Servers(replicas, costs_path, threads)
-        time.sleep(PAUSE_S)
-        try:
-            asked = ask(servers.addresses, router, arrivals, requests, site.deadline_s, seed)
-            latencies, lag = run(asked)
-        finally:
-            servers.close()
+        runs: list[tuple[float, Floats, float]] = []
+        while not runs or (len(runs) < RUNS and min(one[0] for one in runs) > LAG_S):
+            servers = Servers(replicas, costs_path, threads)
+            time.sleep(PAUSE_S)
+            try:
+                asked = ask(servers.addresses, router, arrivals, requests, site.deadline_s, seed)
+                latencies, lag = run(asked)
+            finally:
+                servers.close()
+            runs.append((lag, latencies, os.getloadavg()[0]))
+        lag, latencies, load_average = min(runs, key=lambda one: one[0])
         sent = [calls[number % len(calls)] for number in range(len(arrivals))]
         simulated = simulate(replace(site, replicas=replicas, router=router), arrivals, sent, seed)
         real, model = figures(latencies), figures(simulated.latencies)
-        load_average = os.getloadavg()[0]
         rows.append(
             {
                 "replicas": replicas,
@@ -234,6 +240,7 @@ def main(
                 "simulated": asdict(model),
                 "send_lag_p99_ms": round(1e3 * lag, 1),
                 "load_average": load_average,
+                "all_real": [asdict(figures(one[1])) for one in runs],
             }
         )
         click.echo(

@@ -244,7 +244,7 @@ def highest_table(highest: Mapping[tuple[str, str, int], float], slo_ms: float) 
 
 
 def wall_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "questions a second, by front ends (0: one process) and the windows a second of the engine"
+    yield "questions a second, by front ends (0: one process) and windows a second of the engine"
     yield ""
     of = {(row["way"], row["engine"], row["fronts"]): row["questions_per_second"] for row in rows}
     kinds = [(way, rate) for way in WAYS for rate in ENGINE_RATES]
