@@ -14,7 +14,7 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,19 +48,22 @@ class Turn:
     padding: float
 
 
-def windows_of(bundle: Bundle, questions: Sequence[SquadQuestion]) -> list[Window]:
+def windows_by_question(
+    bundle: Bundle, questions: Sequence[SquadQuestion]
+) -> Iterator[list[Window]]:
     tokenizer = Tokenizer(bundle.read_tokenizer(), bundle.manifest.special_tokens)
-    return [
-        window
-        for question in questions
-        for window in make_windows(
+    for question in questions:
+        yield make_windows(
             tokenizer.question(question.question),
             tokenizer.context(question.context).ids,
             settings=bundle.manifest.window_settings,
             cls_id=tokenizer.cls_id,
             sep_id=tokenizer.sep_id,
         )
-    ]
+
+
+def windows_of(bundle: Bundle, questions: Sequence[SquadQuestion]) -> list[Window]:
+    return [window for of_one in windows_by_question(bundle, questions) for window in of_one]
 
 
 def sorted_batches(engine: Engine, windows: Sequence[Window]) -> list[WindowBatch]:
