@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Protocol
 
 from electra_qa.engines import Engine, bucket
 from electra_qa.spans import DecodedWindow, DecodedWindows, row
@@ -55,10 +56,11 @@ TURN_STEP = 4096
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
-    """The windows of one question."""
+    """The windows of one question. with_logits: whether `DecodedWindow.logits` is looked at."""
 
     windows: Sequence[Window]
     max_answer_length: int
+    with_logits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,20 +200,17 @@ class Batcher:
         """Tokens of the windows that wait for the engine; the same ones count each."""
         return self._queued_tokens
 
+    @property
+    def queue_s(self) -> float:
+        """How long what waits will take, in seconds, at the present rate."""
+        return self._rate.seconds(Work(self._job_tokens, self._job_windows))
+
     def _waiting_tokens(self) -> float:
         return self._queued_tokens
 
     def check_room(self) -> None:
         """Raises OverloadedError while the queue is full."""
-        if self._queued_tokens >= self._max_queue_tokens:
-            self._metrics.rejections.labels("queue").inc()
-            raise OverloadedError(
-                f"the queue is full: {self._queued_tokens} tokens wait, "
-                f"max_queue_tokens is {self._max_queue_tokens}; try again later",
-                # Until it is half empty.
-                retry_delay_s=self._rate.seconds(Work(self._job_tokens, self._job_windows))
-                * (1 - self._max_queue_tokens / 2 / self._queued_tokens),
-            )
+        check_room(self._queued_tokens, self._max_queue_tokens, self, self._metrics)
 
     def submit(
         self, requests: Sequence[WindowRequest], deadline: float | None = None
@@ -471,6 +470,25 @@ class Batcher:
         for thread in self._threads:
             thread.join()
         self._metrics.queues.remove(self._waiting_tokens)
+
+
+class Queue(Protocol):
+    @property
+    def queue_s(self) -> float:
+        """How long what waits will take, in seconds."""
+
+
+def check_room(queued_tokens: int, limit: int, queue: Queue, metrics: Metrics) -> None:
+    """Raises OverloadedError where as many as max_queue_tokens wait."""
+    if queued_tokens < limit:
+        return
+    metrics.rejections.labels("queue").inc()
+    raise OverloadedError(
+        f"the queue is full: {queued_tokens} tokens wait, max_queue_tokens is {limit}; "
+        "try again later",
+        # Until it is half empty.
+        retry_delay_s=queue.queue_s * (1 - limit / 2 / queued_tokens),
+    )
 
 
 def _expire(call: _Call, now: float) -> None:

@@ -16,7 +16,8 @@ from electra_qa.host_decode import needs_host
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
-from ..engine.batcher import Batcher, Outcome, WindowRequest
+from ..engine.backend import Backend
+from ..engine.batcher import Outcome, WindowRequest
 from ..errors import InvalidRequestError, RateLimitError, RequestError
 from ..observe.logs import questions_answered
 from ..observe.metrics import Metrics
@@ -46,7 +47,7 @@ class Answerer:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        batcher: Batcher,
+        backend: Backend,
         manifest: Manifest,
         settings: ServerSettings,
         metrics: Metrics,
@@ -55,7 +56,7 @@ class Answerer:
         self._tokenizer = tokenizer
         self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
         self._answers = AnswerCache(settings.answer_cache_bytes, metrics)
-        self._batcher = batcher
+        self._backend = backend
         self._manifest = manifest
         self._settings = settings
         self._metrics = metrics
@@ -114,7 +115,7 @@ class Answerer:
             began = time.monotonic()
             known = await self._known(contexts, questions, options)
             if len(known) < len(questions):  # else the engine has nothing to do
-                self._batcher.check_room()
+                self._backend.check_room()
             # A rate is of what a caller asks, whatever it costs.
             self._check_rate(len(questions))
             if len(known) == len(questions) or self._is_short(contexts, questions):
@@ -125,12 +126,13 @@ class Answerer:
                 )
             submitted = time.monotonic()
             longest = self._manifest.max_answer_length_limit
+            on_host = self._on_host(options)
             requests = [
-                WindowRequest(p.windows, min(options.decode.max_answer_length, longest))
+                WindowRequest(p.windows, min(options.decode.max_answer_length, longest), on_host)
                 for p in prepared
                 if isinstance(p, Prepared)
             ]
-            outcomes = await self._batcher.submit(requests, deadline) if requests else []
+            outcomes = await self._backend.submit(requests, deadline) if requests else []
             finished = time.monotonic()
             following = iter(outcomes)
             mergeable: list[Mergeable] = [
@@ -143,12 +145,10 @@ class Answerer:
             return [one for part in slices for one in part]
 
     def _merging(self, options: QuestionOptions, questions: int, waiting: Waiting) -> Merging:
-        manifest = self._manifest
-        on_host = needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit)
         return Merging(
             options.decode,
-            manifest.n_best_size,
-            on_host=on_host,
+            self._manifest.n_best_size,
+            on_host=self._on_host(options),
             max_bytes=self._settings.max_response_bytes,
             questions=questions,
             check=waiting.check,
@@ -156,6 +156,10 @@ class Answerer:
                 prepared.question, prepared.context.text, options, answered
             ),
         )
+
+    def _on_host(self, options: QuestionOptions) -> bool:
+        manifest = self._manifest
+        return needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit)
 
     async def _known(
         self,
