@@ -78,6 +78,7 @@ class Model:
     ) -> None:
         """on_change: called whenever `works` has changed."""
         self.bundle = parts.bundle
+        self.tokenizer = parts.tokenizer
         self.version = parts.bundle.version
         self._settings = settings
         self._default_options = self._parsed(pb.Options())

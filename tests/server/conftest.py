@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,8 +13,12 @@ import pytest
 
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient
-from electra_qa.engines import EngineError, steps
-from electra_qa.server.lifecycle import running
+from electra_qa.engines import Engine, EngineError, steps
+from electra_qa.server.front.models import Load, Models
+from electra_qa.server.lifecycle import started
+from electra_qa.server.observe.metrics import Metrics
+from electra_qa.server.processes.engine_process import engine_at
+from electra_qa.server.processes.front_process import front_end
 from electra_qa.server.settings import ServerSettings
 from electra_qa.spans import DecodedWindows, decode
 from electra_qa.windows import WindowBatch
@@ -65,18 +70,51 @@ def engine() -> GatedEngine:
     return engine
 
 
+@asynccontextmanager
+async def front_end_and_engine(
+    bundle: Bundle, engine: Engine, settings: ServerSettings, load: Load | None = None
+) -> AsyncIterator[tuple[str, Models]]:
+    """`started`, but with a front end apart from the engine, and a real socket between them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/engine"
+        async with (
+            engine_at(path, bundle, engine, Metrics(), settings, load) as models,
+            front_end([path], Metrics(), settings) as address,
+        ):
+            yield address, models
+
+
+Starting = Callable[..., AbstractAsyncContextManager[tuple[str, Models]]]
+
+
+@pytest.fixture
+def starting() -> Starting:
+    """What starts a server of (bundle, engine, settings, load), and gives its address and its
+    models. In a module with `WITH_FRONT_ENDS` each test has both kinds."""
+    return started
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "starting" in metafunc.fixturenames and hasattr(metafunc.module, "WITH_FRONT_ENDS"):
+        kinds = {"one process": started, "front end": front_end_and_engine}
+        metafunc.parametrize("starting", list(kinds.values()), ids=list(kinds))
+
+
 Serving = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 
 
 @pytest.fixture
-def serving(bundle: Bundle, engine: GatedEngine) -> Serving:
+def serving(bundle: Bundle, engine: GatedEngine, starting: Starting) -> Serving:
     """A real server on a loopback port with the gated engine, and a client of it."""
 
     @asynccontextmanager
     async def serve(**settings: Any) -> AsyncIterator[AsyncClient]:
         chosen = ServerSettings(**({"address": "127.0.0.1:0"} | settings))
         engine.closed = False  # the server before this one closed it
-        async with running(bundle, engine, chosen) as address, AsyncClient(address) as client:
+        async with (
+            starting(bundle, engine, chosen) as (address, _),
+            AsyncClient(address) as client,
+        ):
             engine.batches.clear()  # those of the warm-up
             yield client
 

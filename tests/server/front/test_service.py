@@ -29,6 +29,8 @@ from electra_qa.server.front.service import SERVICE
 
 from ..conftest import GatedEngine, Serving
 
+WITH_FRONT_ENDS = True
+
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 
 

@@ -1,0 +1,263 @@
+"""What goes between a front end and an engine process: one message a call and one back.
+
+The first byte is the kind. What comes often is a fixed head and arrays, little-endian; the rest is
+JSON. Times are of CLOCK_MONOTONIC, which is one for all processes of a machine, in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from struct import Struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from electra_qa.spans import DecodedWindow
+from electra_qa.windows import Window
+
+from .. import errors
+from ..engine.batcher import Outcome, WindowRequest, WindowResult
+from ..errors import RequestError
+
+MODEL, CALL, CANCEL, RELEASE, ANSWER, REFUSAL, STATUS = range(7)
+
+# kind, with_logits, generation, call, deadline, questions, windows
+_CALL = Struct("<BBxxIQdII")
+# kind, generation, call
+_OF_CALL = Struct("<BxxxIQ")
+# kind, works, generation, queued tokens, queue_s
+_STATUS = Struct("<BBxxIQd")
+# kind, with_logits, generation, call, then of _STATUS, then questions, windows, spans of a window
+_ANSWER = Struct("<BBxxIQQdIIII")
+
+Int32s = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call's windows.
+
+    generation: of the engine's models.
+    deadline: None for none.
+    """
+
+    generation: int
+    number: int
+    deadline: float | None
+    requests: list[WindowRequest]
+
+
+def pack_call(
+    generation: int, number: int, deadline: float | None, requests: Sequence[WindowRequest]
+) -> bytes:
+    windows = [window for request in requests for window in request.windows]
+    counts = np.array([(len(r.windows), r.max_answer_length) for r in requests], np.int32)
+    # The last column is the length.
+    bounds = np.array([window.bounds(window.length) for window in windows], np.int32)
+    head = _CALL.pack(
+        CALL,
+        any(request.with_logits for request in requests),
+        generation,
+        number,
+        math.nan if deadline is None else deadline,
+        len(requests),
+        len(windows),
+    )
+    return b"".join(
+        (head, counts.tobytes(), bounds.tobytes(), *(w.input_ids.tobytes() for w in windows))
+    )
+
+
+def unpack_call(raw: bytes) -> Call:
+    _, with_logits, generation, number, deadline, questions, count = _CALL.unpack_from(raw)
+    numbers = np.frombuffer(raw, np.int32, offset=_CALL.size)
+    counts = numbers[: 2 * questions].reshape(questions, 2).tolist()
+    at = 2 * questions
+    bounds = numbers[at : at + 5 * count].reshape(count, 5).tolist()
+    windows = _windows(numbers, at + 5 * count, bounds)
+    requests = [
+        WindowRequest([next(windows) for _ in range(n)], longest, bool(with_logits))
+        for n, longest in counts
+    ]
+    return Call(generation, number, None if math.isnan(deadline) else deadline, requests)
+
+
+def _windows(numbers: Int32s, at: int, bounds: list[list[int]]) -> Iterator[Window]:
+    """Where a window stands in its context is the front end's own business."""
+    for context_start, context_end, start_first, start_end, length in bounds:
+        ids = numbers[at : at + length]
+        at += length
+        yield Window(ids, context_start, context_end, start_first, start_end, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Of an engine's model. queue_s: how long what waits will take."""
+
+    queued_tokens: int = 0
+    queue_s: float = 0.0
+
+
+def pack_of_call(kind: int, generation: int, number: int = 0) -> bytes:
+    """CANCEL and RELEASE."""
+    return _OF_CALL.pack(kind, generation, number)
+
+
+def unpack_of_call(raw: bytes) -> tuple[int, int]:
+    """generation, number"""
+    _, generation, number = _OF_CALL.unpack(raw)
+    return generation, number
+
+
+def pack_status(generation: int, works: bool, queue: Queue) -> bytes:
+    return _STATUS.pack(STATUS, works, generation, queue.queued_tokens, queue.queue_s)
+
+
+def unpack_status(raw: bytes) -> tuple[int, bool, Queue]:
+    """generation, works, queue"""
+    _, works, generation, queued_tokens, queue_s = _STATUS.unpack(raw)
+    return generation, bool(works), Queue(queued_tokens, queue_s)
+
+
+def pack_answer(call: Call, outcomes: Sequence[Outcome], queue: Queue) -> bytes:
+    """Of a call's questions what became of them, in their order."""
+    with_logits = any(request.with_logits for request in call.requests)
+    decoded = [d for one in outcomes if isinstance(one, WindowResult) for d in one.decoded]
+    spans = len(decoded[0].spans) if decoded else 0
+    failures = [one for one in outcomes if isinstance(one, RequestError)]
+    head = _ANSWER.pack(
+        ANSWER,
+        with_logits,
+        call.generation,
+        call.number,
+        queue.queued_tokens,
+        queue.queue_s,
+        len(outcomes),
+        len(decoded),
+        spans,
+        len(failures),
+    )
+    times = np.array([_times(one) for one in outcomes], np.float64)
+    parts = [head, times.tobytes()]
+    parts += [one.spans.tobytes() for one in decoded]
+    parts += [one.span_logits.tobytes() for one in decoded]
+    parts += [one.null_logits.tobytes() for one in decoded]
+    parts += [one.log_partition.tobytes() for one in decoded]
+    if with_logits:
+        lengths = [
+            window.length
+            for request, one in zip(call.requests, outcomes, strict=True)
+            if isinstance(one, WindowResult)
+            for window in request.windows
+        ]
+        parts.append(np.array(lengths, np.int32).tobytes())
+        parts += [one.logits[:n].tobytes() for one, n in zip(decoded, lengths, strict=True)]
+    if failures:
+        parts.append(json.dumps([_error_fields(one) for one in failures]).encode())
+    return b"".join(parts)
+
+
+def _times(outcome: Outcome) -> tuple[float, float, float, float]:
+    """windows (−1: it failed), batches, queue_s, engine_s"""
+    if isinstance(outcome, RequestError):
+        return -1.0, 0.0, 0.0, 0.0
+    return float(len(outcome.decoded)), float(outcome.batches), outcome.queue_s, outcome.engine_s
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    generation: int
+    number: int
+    queue: Queue
+    outcomes: list[Outcome]
+
+
+_NO_LOGITS = np.empty((0, 2), np.float32)
+
+
+class _Reader:
+    def __init__(self, raw: bytes, at: int) -> None:
+        self._raw = raw
+        self._at = at
+
+    def array(self, kind: Any, *shape: int) -> npt.NDArray[Any]:
+        size = math.prod(shape)
+        found = np.frombuffer(self._raw, kind, size, self._at).reshape(shape)
+        self._at += found.nbytes
+        return found
+
+    def rest(self) -> bytes:
+        return self._raw[self._at :]
+
+
+def unpack_answer(raw: bytes) -> Answer:
+    _, with_logits, generation, number, *queue, questions, windows, n, failures = (
+        _ANSWER.unpack_from(raw)
+    )
+    reader = _Reader(raw, _ANSWER.size)
+    times = reader.array(np.float64, questions, 4).tolist()
+    spans = reader.array(np.int32, windows, n, 2)
+    span_logits = reader.array(np.float32, windows, n, 2)
+    null_logits = reader.array(np.float32, windows, 2)
+    log_partition = reader.array(np.float32, windows, 2)
+    logits: list[npt.NDArray[np.float32]] = [_NO_LOGITS] * windows
+    if with_logits:
+        ends = [0, *np.cumsum(reader.array(np.int32, windows)).tolist()]
+        flat = reader.array(np.float32, ends[-1], 2)
+        logits = [flat[first:end] for first, end in pairwise(ends)]
+    decoded = map(DecodedWindow, spans, span_logits, null_logits, log_partition, logits)
+    errors = iter(json.loads(reader.rest()) if failures else ())
+    outcomes: list[Outcome] = [
+        _error(next(errors))
+        if count < 0
+        else WindowResult([next(decoded) for _ in range(int(count))], queue_s, engine_s, int(done))
+        for count, done, queue_s, engine_s in times
+    ]
+    return Answer(generation, number, Queue(*queue), outcomes)
+
+
+def pack_refusal(generation: int, number: int, error: RequestError) -> bytes:
+    return _OF_CALL.pack(REFUSAL, generation, number) + json.dumps(_error_fields(error)).encode()
+
+
+def unpack_refusal(raw: bytes) -> tuple[int, RequestError]:
+    """number, why"""
+    _, _, number = _OF_CALL.unpack_from(raw)
+    return number, _error(json.loads(raw[_OF_CALL.size :]))
+
+
+def _error_fields(error: RequestError) -> list[Any]:
+    return [type(error).__name__, str(error), error.retry_delay_s, error.in_a_smaller_call]
+
+
+def _error(fields: list[Any]) -> RequestError:
+    name, message, retry_delay_s, in_a_smaller_call = fields
+    kind: type[RequestError] = getattr(errors, name)
+    return kind(message, retry_delay_s=retry_delay_s, in_a_smaller_call=in_a_smaller_call)
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A model that an engine has put into force.
+
+    manifest, tokenizer: the contents of the bundle's files. sha256: of the bundle.
+    """
+
+    generation: int
+    device: str
+    sha256: str
+    manifest: str
+    tokenizer: str
+
+
+def pack_model(model: Announced) -> bytes:
+    return bytes((MODEL,)) + json.dumps(asdict(model)).encode()
+
+
+def unpack_model(raw: bytes) -> Announced:
+    return Announced(**json.loads(raw[1:]))
