@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -260,7 +261,7 @@ class Engines:
         while True:
             line = Line(os.path.basename(path), self._announced, self._tell)  # noqa: PTH119
             with suppress(OSError):
-                await loop.create_unix_connection(lambda line=line: line.peer, path)
+                await loop.create_unix_connection(partial(_same, line.peer), path)
                 self._lines.add(line)
                 self._changed.set()
                 await line.ended.wait()
@@ -309,6 +310,10 @@ class Engines:
             for line, generation in held.items():
                 line.release(generation)
             raise
+
+
+def _same(peer: Peer) -> Peer:
+    return peer
 
 
 def _parts(model: Announced, lines: dict[Line, int]) -> RemoteParts:
