@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import logging
+import multiprocessing
 import os
 import re
 import select
@@ -126,6 +127,8 @@ def serve(
     **settings: Any,
 ) -> None:
     """Serve a bundle over gRPC until SIGTERM or Ctrl-C (twice: at once); SIGHUP loads it anew."""
+    if settings["front_ends"]:
+        multiprocessing.current_process().name = "supervisor"
     configure(log_level, log_format, log_text, with_process=bool(settings["front_ends"]))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     for one in effective(click.get_current_context()):

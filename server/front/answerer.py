@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from electra_qa.bundle import Manifest
 from electra_qa.engines import usable_cpus
-from electra_qa.host_decode import needs_host
+from electra_qa.host_decode import needs_host, needs_logits
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
@@ -126,9 +126,10 @@ class Answerer:
                 )
             submitted = time.monotonic()
             longest = self._manifest.max_answer_length_limit
-            on_host = self._on_host(options)
+            answer_length = min(options.decode.max_answer_length, longest)
+            with_logits = needs_logits(options.decode, self._manifest.n_best_size, longest)
             requests = [
-                WindowRequest(p.windows, min(options.decode.max_answer_length, longest), on_host)
+                WindowRequest(p.windows, answer_length, with_logits)
                 for p in prepared
                 if isinstance(p, Prepared)
             ]
@@ -145,10 +146,12 @@ class Answerer:
             return [one for part in slices for one in part]
 
     def _merging(self, options: QuestionOptions, questions: int, waiting: Waiting) -> Merging:
+        manifest = self._manifest
+        on_host = needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit)
         return Merging(
             options.decode,
-            self._manifest.n_best_size,
-            on_host=self._on_host(options),
+            manifest.n_best_size,
+            on_host=on_host,
             max_bytes=self._settings.max_response_bytes,
             questions=questions,
             check=waiting.check,
@@ -156,10 +159,6 @@ class Answerer:
                 prepared.question, prepared.context.text, options, answered
             ),
         )
-
-    def _on_host(self, options: QuestionOptions) -> bool:
-        manifest = self._manifest
-        return needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit)
 
     async def _known(
         self,

@@ -8,11 +8,13 @@ import gc
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from socket import socket
 from typing import Any
 
@@ -38,20 +40,21 @@ def engine_process(end: socket, plan: Plan, path: str, device: Device) -> None:
     """Where a process begins."""
     if device.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.visible
-    _run(end, plan, functools.partial(_serve_engine, plan, path, device))
+    _run(end, plan, Path(path).parent, functools.partial(_serve_engine, plan, path, device))
 
 
 def front_process(end: socket, plan: Plan, engines: Sequence[str]) -> None:
     """Where a process begins."""
-    _run(end, plan, functools.partial(_serve_front, plan, engines))
+    folder = Path(engines[0]).parent
+    _run(end, plan, folder, functools.partial(_serve_front, plan, engines))
 
 
-def _run(end: socket, plan: Plan, work: Callable[[_Child], Awaitable[None]]) -> None:
+def _run(end: socket, plan: Plan, folder: Path, work: Callable[[_Child], Awaitable[None]]) -> None:
     # Ctrl-C and a service manager's SIGTERM come to all processes: the supervisor says what is to
     # happen, in which order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     logs.configure(plan.log.level, plan.log.form, plan.log.with_text, with_process=True)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     code = asyncio.run(_child(end, work))
@@ -60,10 +63,12 @@ def _run(end: socket, plan: Plan, work: Callable[[_Child], Awaitable[None]]) -> 
         os._exit(code)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
+    """folder: the sockets', which a parent that was killed leaves behind."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
 
