@@ -1,14 +1,16 @@
 """What goes between a front end and an engine process: one message a call and one back.
 
-The first byte is the kind. What comes often is a fixed head and arrays, little-endian; the rest is
-JSON. Times are of CLOCK_MONOTONIC, which is one for all processes of a machine, in seconds.
+The first byte is the kind. What comes often is a fixed head and arrays, in this machine's order of
+bytes; the rest is JSON. Times are of CLOCK_MONOTONIC, which is one for all processes of a machine,
+in seconds.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from struct import Struct
@@ -27,20 +29,18 @@ from ..errors import RequestError
 MODEL, CALL, CANCEL, RELEASE, ANSWER, REFUSAL, STATUS = range(7)
 
 # kind, with_logits, generation, call, deadline, questions, windows
-_CALL = Struct("<BBxxIQdII")
+_CALL = Struct("=BBxxIQdII")
 # kind, generation, call
-_OF_CALL = Struct("<BxxxIQ")
+_OF_CALL = Struct("=BxxxIQ")
 # kind, works, generation, queued tokens, queue_s
-_STATUS = Struct("<BBxxIQd")
+_STATUS = Struct("=BBxxIQd")
 # kind, with_logits, generation, call, then of _STATUS, then questions, windows, spans of a window
-_ANSWER = Struct("<BBxxIQQdIIII")
-
-Int32s = npt.NDArray[np.int32]
+_ANSWER = Struct("=BBxxIQQdIIII")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call's windows.
+    """A call's windows. Of its questions all look at the logits, or none.
 
     generation: of the engine's models.
     deadline: None for none.
@@ -56,43 +56,51 @@ def pack_call(
     generation: int, number: int, deadline: float | None, requests: Sequence[WindowRequest]
 ) -> bytes:
     windows = [window for request in requests for window in request.windows]
-    counts = np.array([(len(r.windows), r.max_answer_length) for r in requests], np.int32)
-    # The last column is the length.
-    bounds = np.array([window.bounds(window.length) for window in windows], np.int32)
+    numbers = array("i")
+    for request in requests:
+        numbers.append(len(request.windows))
+        numbers.append(request.max_answer_length)
+    for window in windows:
+        # The last column is the length.
+        numbers.extend(window.bounds(len(window.input_ids)))
     head = _CALL.pack(
         CALL,
-        any(request.with_logits for request in requests),
+        bool(requests) and requests[0].with_logits,
         generation,
         number,
         math.nan if deadline is None else deadline,
         len(requests),
         len(windows),
     )
-    return b"".join(
-        (head, counts.tobytes(), bounds.tobytes(), *(w.input_ids.tobytes() for w in windows))
-    )
+    return b"".join((head, numbers.tobytes(), *[w.input_ids.tobytes() for w in windows]))
 
 
 def unpack_call(raw: bytes) -> Call:
     _, with_logits, generation, number, deadline, questions, count = _CALL.unpack_from(raw)
-    numbers = np.frombuffer(raw, np.int32, offset=_CALL.size)
-    counts = numbers[: 2 * questions].reshape(questions, 2).tolist()
-    at = 2 * questions
-    bounds = numbers[at : at + 5 * count].reshape(count, 5).tolist()
-    windows = _windows(numbers, at + 5 * count, bounds)
-    requests = [
-        WindowRequest([next(windows) for _ in range(n)], longest, bool(with_logits))
-        for n, longest in counts
-    ]
+    ids = _CALL.size + 4 * (2 * questions + 5 * count)
+    numbers = memoryview(raw)[_CALL.size : ids].cast("i").tolist()
+    windows = []
+    for at in range(2 * questions, len(numbers), 5):
+        context_start, context_end, start_first, start_end, length = numbers[at : at + 5]
+        # Where a window stands in its context is the front end's own business.
+        windows.append(
+            Window(
+                np.frombuffer(raw, np.int32, length, ids),
+                context_start,
+                context_end,
+                start_first,
+                start_end,
+                0,
+            )
+        )
+        ids += 4 * length
+    requests = []
+    first = 0
+    for at in range(0, 2 * questions, 2):
+        end = first + numbers[at]
+        requests.append(WindowRequest(windows[first:end], numbers[at + 1], bool(with_logits)))
+        first = end
     return Call(generation, number, None if math.isnan(deadline) else deadline, requests)
-
-
-def _windows(numbers: Int32s, at: int, bounds: list[list[int]]) -> Iterator[Window]:
-    """Where a window stands in its context is the front end's own business."""
-    for context_start, context_end, start_first, start_end, length in bounds:
-        ids = numbers[at : at + length]
-        at += length
-        yield Window(ids, context_start, context_end, start_first, start_end, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +134,18 @@ def unpack_status(raw: bytes) -> tuple[int, bool, Queue]:
 
 def pack_answer(call: Call, outcomes: Sequence[Outcome], queue: Queue) -> bytes:
     """Of a call's questions what became of them, in their order."""
-    with_logits = any(request.with_logits for request in call.requests)
-    decoded = [d for one in outcomes if isinstance(one, WindowResult) for d in one.decoded]
-    spans = len(decoded[0].spans) if decoded else 0
-    failures = [one for one in outcomes if isinstance(one, RequestError)]
+    with_logits = bool(call.requests) and call.requests[0].with_logits
+    decoded: list[DecodedWindow] = []
+    failures: list[RequestError] = []
+    # Of each question its windows (−1: it failed), batches, queue_s and engine_s.
+    figures = array("d")
+    for one in outcomes:
+        if isinstance(one, WindowResult):
+            decoded += one.decoded
+            figures.extend((len(one.decoded), one.batches, one.queue_s, one.engine_s))
+        else:
+            failures.append(one)
+            figures.extend((-1, 0, 0, 0))
     head = _ANSWER.pack(
         ANSWER,
         with_logits,
@@ -139,11 +155,10 @@ def pack_answer(call: Call, outcomes: Sequence[Outcome], queue: Queue) -> bytes:
         queue.queue_s,
         len(outcomes),
         len(decoded),
-        spans,
+        len(decoded[0].spans) if decoded else 0,
         len(failures),
     )
-    times = np.array([_times(one) for one in outcomes], np.float64)
-    parts = [head, times.tobytes()]
+    parts = [head, figures.tobytes()]
     parts += [one.spans.tobytes() for one in decoded]
     parts += [one.span_logits.tobytes() for one in decoded]
     parts += [one.null_logits.tobytes() for one in decoded]
@@ -155,18 +170,11 @@ def pack_answer(call: Call, outcomes: Sequence[Outcome], queue: Queue) -> bytes:
             if isinstance(one, WindowResult)
             for window in request.windows
         ]
-        parts.append(np.array(lengths, np.int32).tobytes())
+        parts.append(array("i", lengths).tobytes())
         parts += [one.logits[:n].tobytes() for one, n in zip(decoded, lengths, strict=True)]
     if failures:
         parts.append(json.dumps([_error_fields(one) for one in failures]).encode())
     return b"".join(parts)
-
-
-def _times(outcome: Outcome) -> tuple[float, float, float, float]:
-    """windows (−1: it failed), batches, queue_s, engine_s"""
-    if isinstance(outcome, RequestError):
-        return -1.0, 0.0, 0.0, 0.0
-    return float(len(outcome.decoded)), float(outcome.batches), outcome.queue_s, outcome.engine_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +208,7 @@ def unpack_answer(raw: bytes) -> Answer:
         _ANSWER.unpack_from(raw)
     )
     reader = _Reader(raw, _ANSWER.size)
-    times = reader.array(np.float64, questions, 4).tolist()
+    figures = reader.array(np.float64, questions, 4).tolist()
     spans = reader.array(np.int32, windows, n, 2)
     span_logits = reader.array(np.float32, windows, n, 2)
     null_logits = reader.array(np.float32, windows, 2)
@@ -216,7 +224,7 @@ def unpack_answer(raw: bytes) -> Answer:
         _error(next(errors))
         if count < 0
         else WindowResult([next(decoded) for _ in range(int(count))], queue_s, engine_s, int(done))
-        for count, done, queue_s, engine_s in times
+        for count, done, queue_s, engine_s in figures
     ]
     return Answer(generation, number, Queue(*queue), outcomes)
 
