@@ -84,6 +84,7 @@ class Child:
             target=self._main, args=(theirs, *self._arguments), name=self.name, daemon=False
         )
         self._process.start()
+        log.info("%s is process %d", self.name, self._process.pid)
         theirs.close()
         ended = asyncio.Event()
         sentinel = self._process.sentinel

@@ -23,7 +23,9 @@ from electra_qa.server.front.service import SERVICE
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 
-from .conftest import GatedEngine
+from .conftest import GatedEngine, Starting
+
+WITH_FRONT_ENDS = True
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 
@@ -39,10 +41,12 @@ def server_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-async def test_health_follows_the_server(bundle: Bundle, engine: GatedEngine) -> None:
+async def test_health_follows_the_server(
+    bundle: Bundle, engine: GatedEngine, starting: Starting
+) -> None:
     settings = ServerSettings(address="127.0.0.1:0")
     seen = []
-    async with running(bundle, engine, settings) as address:
+    async with starting(bundle, engine, settings) as (address, _):
         channel = grpc.aio.insecure_channel(address)
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", SERVICE):
@@ -66,10 +70,10 @@ async def test_health_follows_the_server(bundle: Bundle, engine: GatedEngine) ->
 
 
 async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, starting: Starting
 ) -> None:
-    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
-    address = await server.__aenter__()
+    server = starting(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address, _ = await server.__aenter__()
     engine.batches.clear()
     async with AsyncClient(address) as client:
         engine.open.clear()
@@ -87,10 +91,10 @@ async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
 
 
 async def test_draining_ends_a_stream_after_its_answers(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, starting: Starting
 ) -> None:
-    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
-    address = await server.__aenter__()
+    server = starting(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address, _ = await server.__aenter__()
     engine.batches.clear()
     engine.open.clear()
 
@@ -120,11 +124,11 @@ async def test_draining_ends_a_stream_after_its_answers(
 
 
 async def test_draining_ends_an_idle_stream_of_one_question_at_a_time(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, starting: Starting
 ) -> None:
     settings = ServerSettings(address="127.0.0.1:0", max_stream_questions=1)
-    server = running(bundle, engine, settings)
-    address = await server.__aenter__()
+    server = starting(bundle, engine, settings)
+    address, _ = await server.__aenter__()
 
     async def questions():  # type: ignore[no-untyped-def]
         yield "a", ("who?", CONTEXT)
@@ -141,10 +145,10 @@ async def test_draining_ends_an_idle_stream_of_one_question_at_a_time(
 
 
 async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, starting: Starting
 ) -> None:
-    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
-    address = await server.__aenter__()
+    server = starting(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address, _ = await server.__aenter__()
     engine.batches.clear()
     engine.open.clear()
 
@@ -173,10 +177,14 @@ async def test_a_port_in_use_is_an_error(bundle: Bundle, engine: GatedEngine) ->
                 pass
 
 
-def test_sigterm_under_load_loses_nothing_and_exits_0(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("front_ends", ["0", "1"])
+def test_sigterm_under_load_loses_nothing_and_exits_0(
+    bundle: Bundle, tmp_path: Path, front_ends: str
+) -> None:
     address = f"unix:{tmp_path}/socket"
+    arguments = ["--bundle", str(bundle.path), "--address", address, "--front-ends", front_ends]
     with (
-        server_process("--bundle", str(bundle.path), "--address", address) as process,
+        server_process(*arguments) as process,
         Client(address) as client,
         grpc.insecure_channel(address) as channel,
     ):
@@ -202,6 +210,7 @@ def _request(question: str):  # type: ignore[no-untyped-def]
     return request_message(question, CONTEXT * 5, {})
 
 
+@pytest.mark.parametrize("front_ends", ["0", "2"])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -213,8 +222,9 @@ def _request(question: str):  # type: ignore[no-untyped-def]
     ],
 )
 def test_a_server_that_can_not_start_says_why(
-    bundle: Bundle, arguments: list[str], message: str
+    bundle: Bundle, arguments: list[str], message: str, front_ends: str
 ) -> None:
+    arguments = [*arguments, "--front-ends", front_ends]
     if "--bundle" not in arguments:
         arguments = ["--bundle", str(bundle.path), *arguments]
     with server_process(*arguments) as process:
