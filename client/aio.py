@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar, Unpack
 
@@ -84,6 +85,7 @@ class AsyncClient:
         tls: Tls | None = None,
         token: str | None = None,
         insecure: bool = False,
+        channels: int = 1,
     ) -> None:
         seconds_of(timeout)
         self.address = address
@@ -95,12 +97,16 @@ class AsyncClient:
         self._limits: pb.GetInfoResponse | None = None
         self._credentials = Credentials(tls, token, insecure)
         self._metadata = self._credentials.metadata
+        self._number = channels
         self._connect()
 
     def _connect(self) -> None:
-        self._channel = self._credentials.open_async_channel(self.address, channel_options())
-        self._stub = QuestionAnsweringStub(self._channel)
-        self._health = HealthStub(self._channel)
+        options = channel_options(self._number)
+        self._channels = [
+            self._credentials.open_async_channel(self.address, options) for _ in range(self._number)
+        ]
+        self._stubs = cycle([QuestionAnsweringStub(channel) for channel in self._channels])
+        self._health = HealthStub(self._channels[0])
         self._made = self._loop.time()
 
     def _look_up_again(self) -> None:
@@ -132,7 +138,8 @@ class AsyncClient:
         if not self._closed:
             self._check()
             self._closed = True
-            await self._channel.close()
+            for channel in self._channels:
+                await channel.close()
 
     def _check(self) -> None:
         """Raises ElectraQAError where it can't be used, and ClosedError."""
@@ -201,7 +208,7 @@ class AsyncClient:
         self._check()
         seconds = grpc_timeout(self._seconds(timeout))
         with self._failures():
-            return await self._stub.GetInfo(
+            return await next(self._stubs).GetInfo(
                 pb.GetInfoRequest(), timeout=seconds, metadata=self._metadata
             )
 
@@ -218,7 +225,7 @@ class AsyncClient:
         request = request_message(question, context, options)
         seconds = grpc_timeout(self._seconds(timeout))
         with self._failures():
-            response = await self._stub.Answer(
+            response = await next(self._stubs).Answer(
                 request, timeout=seconds, metadata=with_trace(self._metadata)
             )
         return result(response)
@@ -275,7 +282,7 @@ class AsyncClient:
     def _call(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
         self._check()
         with self._failures():
-            return self._stub.AnswerBatch(
+            return next(self._stubs).AnswerBatch(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
 
@@ -331,7 +338,7 @@ class AsyncClient:
             )
             try:
                 with self._failures():
-                    call = self._stub.AnswerDocuments(
+                    call = next(self._stubs).AnswerDocuments(
                         source.messages(),
                         timeout=grpc_timeout(give_up - self._loop.time()),
                         metadata=with_trace(self._metadata),
@@ -362,7 +369,7 @@ class AsyncClient:
                 yield messages.of(id_, given)
 
         source = _Source(requests())
-        call = self._stub.AnswerStream(
+        call = next(self._stubs).AnswerStream(
             source.messages(), timeout=seconds, metadata=with_trace(self._metadata)
         )
         end = StreamEnd(call)

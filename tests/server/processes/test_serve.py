@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +27,6 @@ from ..test_lifecycle import server_process
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 NULL = ["--engine", "null", "--warm-up-lengths", "none"]
-
-
-def children(serving: Server, kind: str) -> list[int]:
-    """The processes of this kind, by their numbers; of one that was started again the last."""
-    started = dict(re.findall(rf"{kind}-(\d+) is process (\d+)", serving.log))
-    return [int(pid) for _, pid in sorted(started.items())]
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -72,9 +65,9 @@ def test_one_page_counts_for_all_and_for_those_that_were_killed(tmp_path: Path) 
         assert numbers["windows_total", ""] == 40
         assert numbers["questions_total", "OK"] == 40
         assert numbers["queue_limit_tokens", ""] == 262_144
-        killed = children(serving, "front")[0]
+        killed = serving.children("front")[0]
         os.kill(killed, signal.SIGKILL)
-        until(lambda: killed not in children(serving, "front"))
+        until(lambda: killed not in serving.children("front"))
         serving.logs("front-0 ended with -9; it is started again")
         until(lambda: scrape(page)["restarts_total", "front"] == 1)
         for number in range(40):
@@ -89,10 +82,10 @@ def test_one_page_counts_for_all_and_for_those_that_were_killed(tmp_path: Path) 
 
 def test_all_front_ends_take_calls(tmp_path: Path) -> None:
     with front_ends(tmp_path, 2) as (serving, address):
-        before = [psutil.Process(pid).cpu_times().user for pid in children(serving, "front")]
+        before = [psutil.Process(pid).cpu_times().user for pid in serving.children("front")]
         for number in range(300):
             ask(address, f"who {number}?")
-        after = [psutil.Process(pid).cpu_times().user for pid in children(serving, "front")]
+        after = [psutil.Process(pid).cpu_times().user for pid in serving.children("front")]
     assert all(end > begin for begin, end in zip(before, after, strict=True))
 
 
@@ -105,7 +98,7 @@ def test_an_engine_that_is_killed_comes_back(tmp_path: Path) -> None:
         watch = HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
         statuses = (response.status for response in watch)
         assert next(statuses) == health_pb2.HealthCheckResponse.SERVING
-        (engine,) = children(serving, "engine")
+        (engine,) = serving.children("engine")
         os.kill(engine, signal.SIGSTOP)
         request = pb.AnswerRequest(question="who?", context=CONTEXT)
         calls = [stub.Answer.future(request, timeout=30) for _ in range(8)]
@@ -117,7 +110,7 @@ def test_an_engine_that_is_killed_comes_back(tmp_path: Path) -> None:
         assert next(statuses) == health_pb2.HealthCheckResponse.NOT_SERVING
         assert next(statuses) == health_pb2.HealthCheckResponse.SERVING
         assert stub.Answer(request, timeout=30).answers[0].text == "Rome"
-        assert len(children(serving, "front")) == 1
+        assert len(serving.children("front")) == 1
         assert "front-0 ended" not in serving.log
 
 
@@ -126,13 +119,13 @@ def test_several_engines_share_the_calls_and_stand_in_for_each_other(tmp_path: P
         front_ends(tmp_path, 1, "--device", "cpu,cpu") as (serving, address),
         Client(address) as client,
     ):
-        until(lambda: len(children(serving, "engine")) == 2)
+        until(lambda: len(serving.children("engine")) == 2)
         pairs = [(f"who {number}?", CONTEXT) for number in range(400)]
         assert all(isinstance(one, Result) for one in client.answer_many(pairs, batch_size=8))
         serving.process.send_signal(signal.SIGHUP)
         serving.logs("is freed")
         until(lambda: serving.log.count("is freed") == 3)  # of the engines and the front end
-        first, _ = children(serving, "engine")
+        first, _ = serving.children("engine")
         os.kill(first, signal.SIGKILL)
         serving.logs("engine-0 ended with -9")
         for number in range(20):
@@ -145,7 +138,7 @@ def test_several_engines_share_the_calls_and_stand_in_for_each_other(tmp_path: P
 
 def test_no_process_outlives_the_one_that_was_started(tmp_path: Path) -> None:
     with front_ends(tmp_path, 2) as (serving, _):
-        pids = [*children(serving, "engine"), *children(serving, "front")]
+        pids = [*serving.children("engine"), *serving.children("front")]
         folders = {
             Path(connection.laddr).parent
             for pid in pids
@@ -162,7 +155,7 @@ def test_no_process_outlives_the_one_that_was_started(tmp_path: Path) -> None:
 def test_ctrl_c_ends_all_in_order(tmp_path: Path) -> None:
     """The terminal sends it to every process."""
     with front_ends(tmp_path, 2) as (serving, address):
-        pids = [*children(serving, "engine"), *children(serving, "front")]
+        pids = [*serving.children("engine"), *serving.children("front")]
         for pid in (*pids, serving.process.pid):
             os.kill(pid, signal.SIGINT)
         assert serving.process.wait(60) == 0
@@ -175,7 +168,7 @@ def test_ctrl_c_ends_all_in_order(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with front_ends(tmp_path, 1) as (serving, _):
-        pids = [*children(serving, "engine"), *children(serving, "front")]
+        pids = [*serving.children("engine"), *serving.children("front")]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)  # they never end by themselves
         serving.process.send_signal(signal.SIGTERM)
@@ -189,7 +182,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 def test_a_front_end_that_is_asked_to_end_is_followed_by_another(tmp_path: Path) -> None:
     with front_ends(tmp_path, 1) as (serving, address):
-        (first,) = children(serving, "front")
+        (first,) = serving.children("front")
         os.kill(first, signal.SIGTERM)
         serving.logs("front-0 ended with 0; it is started again")
         with Client(address) as client:
@@ -233,7 +226,7 @@ async def test_a_stream_goes_on_beside_a_front_end_that_is_killed(tmp_path: Path
         for call in calls:
             await call.write(request)
             assert (await call.read()).id == "a"
-        os.kill(children(serving, "front")[0], signal.SIGKILL)
+        os.kill(serving.children("front")[0], signal.SIGKILL)
         await asyncio.to_thread(serving.logs, "front-0 ended with -9")
         alive = 0
         for call in calls:
