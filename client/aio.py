@@ -101,9 +101,9 @@ class AsyncClient:
         self._connect()
 
     def _connect(self) -> None:
-        options = channel_options(self._number)
         self._channels = [
-            self._credentials.open_async_channel(self.address, options) for _ in range(self._number)
+            self._credentials.open_async_channel(self.address, channel_options())
+            for _ in range(max(1, self._number))
         ]
         self._stubs = cycle([QuestionAnsweringStub(channel) for channel in self._channels])
         self._health = HealthStub(self._channels[0])

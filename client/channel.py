@@ -49,15 +49,9 @@ def name_not_found(failure: ElectraQAError) -> bool:
     return isinstance(failure, UnavailableError) and str(failure).startswith(_NAME_NOT_FOUND)
 
 
-def channel_options(channels: int = 1) -> list[tuple[str, Any]]:
-    """The server says how large a message may be; the client has no limit of its own.
-
-    channels: with more than one each has a connection of its own. Raises ValueError.
-    """
-    if channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}")
+def channel_options() -> list[tuple[str, Any]]:
+    """The server says how large a message may be; the client has no limit of its own."""
     return [
-        ("grpc.use_local_subchannel_pool", int(channels > 1)),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),

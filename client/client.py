@@ -66,8 +66,9 @@ class _Connection:
     """Channels and what calls through them in turn, of one process."""
 
     def __init__(self, address: str, credentials: Credentials, channels: int) -> None:
-        options = channel_options(channels)
-        self._channels = [credentials.open_channel(address, options) for _ in range(channels)]
+        self._channels = [
+            credentials.open_channel(address, channel_options()) for _ in range(max(1, channels))
+        ]
         self._stubs = cycle([QuestionAnsweringStub(channel) for channel in self._channels])
         self.health = HealthStub(self._channels[0])
         self.pid = os.getpid()

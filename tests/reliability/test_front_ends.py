@@ -18,7 +18,7 @@ from .test_overload import CAPACITY, SLOW, Overload
 
 FRONT_ENDS = 2
 # `make chaos` is to have ten minutes of it, and a front end killed every minute.
-DURATION_S, EVERY_S = (600.0, 60.0) if SECONDS >= 60 else (max(SECONDS, 5.0), 1.5)
+DURATION_S, EVERY_S = (600.0, 60.0) if SECONDS >= 60 else (max(SECONDS, 5.0), 2.0)
 TIMES = 2
 # Callers, each with a connection of its own, so that all front ends have some.
 CALLERS = 8
