@@ -20,7 +20,14 @@ from electra_qa.credentials import Credentials, Tls
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import CHECK_S, LONGEST_WATCH_S, LOOK_UP_AGAIN_S, channel_options, name_not_found
+from .channel import (
+    CHECK_S,
+    LONGEST_WATCH_S,
+    LOOK_UP_AGAIN_S,
+    channel_options,
+    check_channels,
+    name_not_found,
+)
 from .cutting import Room, asked_again, calls, halves, is_too_large
 from .documents import (
     Document,
@@ -88,6 +95,7 @@ class AsyncClient:
         channels: int = 1,
     ) -> None:
         seconds_of(timeout)
+        check_channels(channels)
         self.address = address
         self.timeout = timeout
         self._loop = _running_loop()
@@ -103,7 +111,7 @@ class AsyncClient:
     def _connect(self) -> None:
         self._channels = [
             self._credentials.open_async_channel(self.address, channel_options())
-            for _ in range(max(1, self._number))
+            for _ in range(self._number)
         ]
         self._stubs = cycle([QuestionAnsweringStub(channel) for channel in self._channels])
         self._health = HealthStub(self._channels[0])

@@ -21,7 +21,14 @@ from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import CHECK_S, LONGEST_WATCH_S, LOOK_UP_AGAIN_S, channel_options, name_not_found
+from .channel import (
+    CHECK_S,
+    LONGEST_WATCH_S,
+    LOOK_UP_AGAIN_S,
+    channel_options,
+    check_channels,
+    name_not_found,
+)
 from .cutting import Room, asked_again, calls, halves, is_too_large
 from .documents import (
     Document,
@@ -67,7 +74,7 @@ class _Connection:
 
     def __init__(self, address: str, credentials: Credentials, channels: int) -> None:
         self._channels = [
-            credentials.open_channel(address, channel_options()) for _ in range(max(1, channels))
+            credentials.open_channel(address, channel_options()) for _ in range(channels)
         ]
         self._stubs = cycle([QuestionAnsweringStub(channel) for channel in self._channels])
         self.health = HealthStub(self._channels[0])
@@ -111,6 +118,7 @@ class Client:
         channels: int = 1,
     ) -> None:
         seconds_of(timeout)
+        check_channels(channels)
         self.address = address
         self.timeout = timeout
         self._credentials = Credentials(tls, token, insecure)

@@ -13,8 +13,6 @@ from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from ..conftest import GatedEngine, Serving
 
-WITH_FRONT_ENDS = True
-
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 REQUEST = pb.AnswerRequest(question="who?", context=CONTEXT)
 

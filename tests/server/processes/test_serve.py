@@ -80,13 +80,19 @@ def test_one_page_counts_for_all_and_for_those_that_were_killed(tmp_path: Path) 
     assert numbers["windows_total", ""] == 80
 
 
-def test_all_front_ends_take_calls(tmp_path: Path) -> None:
+def test_all_front_ends_take_calls_and_no_other_server_has_the_port(tmp_path: Path) -> None:
     with front_ends(tmp_path, 2) as (serving, address):
         before = [psutil.Process(pid).cpu_times().user for pid in serving.children("front")]
         for number in range(300):
             ask(address, f"who {number}?")
         after = [psutil.Process(pid).cpu_times().user for pid in serving.children("front")]
-    assert all(end > begin for begin, end in zip(before, after, strict=True))
+        assert all(end > begin for begin, end in zip(before, after, strict=True))
+        for front_ends_of_it in ("0", "2"):
+            others = ["--address", address, "--front-ends", front_ends_of_it, *NULL]
+            with server_process(*others) as second:
+                _, errors = second.communicate(timeout=60)
+            assert second.returncode == 1
+            assert f"can't listen on {address}" in errors
 
 
 def test_an_engine_that_is_killed_comes_back(tmp_path: Path) -> None:
@@ -188,15 +194,6 @@ def test_a_front_end_that_is_asked_to_end_is_followed_by_another(tmp_path: Path)
         with Client(address) as client:
             client.wait_until_ready(60)
             assert client.answer("who?", CONTEXT).answers[0].text == "Rome"
-
-
-@pytest.mark.parametrize("number", ["0", "2"])
-def test_a_second_server_on_the_port_is_refused(tmp_path: Path, number: str) -> None:
-    with front_ends(tmp_path, 2) as (_, address):
-        with server_process("--address", address, "--front-ends", number, *NULL) as second:
-            _, errors = second.communicate(timeout=60)
-        assert second.returncode == 1
-        assert f"can't listen on {address}" in errors
 
 
 def test_a_unix_socket_is_not_shared(tmp_path: Path) -> None:
