@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
 from ..errors import StartError
 
 UNIX = ("unix:", "unix-abstract:")
 
 
-@contextmanager
-def shared_port(address: str, front_ends: int) -> Iterator[str]:
+# How long it waits for the processes of a server before it, which was killed, to be gone.
+GONE_S, LOOK_S = 1.0, 0.05
+
+
+@asynccontextmanager
+async def shared_port(address: str, front_ends: int) -> AsyncIterator[str]:
     """Hold the port inside the block, without listening; gives the address with the real one.
 
     Raises StartError where somebody else listens there, or no port can be shared.
@@ -27,12 +34,19 @@ def shared_port(address: str, front_ends: int) -> Iterator[str]:
         return
     host, _, port = address.rpartition(":")
     with ExitStack() as stack:
-        try:
-            held = _held(host.removeprefix("[").removesuffix("]"), int(port), stack)
-        except (OSError, ValueError, OverflowError) as error:
-            raise StartError(
-                f"can't listen on {address}: in use, or not an address here"
-            ) from error
+        give_up = time.monotonic() + GONE_S
+        while True:
+            try:
+                held = _held(host.removeprefix("[").removesuffix("]"), int(port), stack)
+                break
+            except (OSError, ValueError, OverflowError) as error:
+                stack.close()
+                in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+                if not in_use or time.monotonic() > give_up:
+                    raise StartError(
+                        f"can't listen on {address}: in use, or not an address here"
+                    ) from error
+            await asyncio.sleep(LOOK_S)
         yield f"{host}:{held}"
 
 

@@ -93,7 +93,9 @@ class _Supervisor:
         settings = self._plan.settings
         async with AsyncExitStack() as stack:
             folder = stack.enter_context(_private_folder())
-            address = stack.enter_context(shared_port(settings.address, settings.front_ends))
+            address = await stack.enter_async_context(
+                shared_port(settings.address, settings.front_ends)
+            )
             registry = CollectorRegistry()
             loop = asyncio.get_running_loop()
             registry.register(Page(lambda: self._scraped(loop)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -90,12 +91,15 @@ Starting = Callable[..., AbstractAsyncContextManager[tuple[str, Models]]]
 @pytest.fixture
 def starting() -> Starting:
     """What starts a server of (bundle, engine, settings, load), and gives its address and its
-    models. In a module with `WITH_FRONT_ENDS` each test has both kinds."""
+    models. In a module with `WITH_FRONT_ENDS` each test has both kinds, and with FRONT_ENDS=1 in
+    the environment in all modules."""
     return started
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "starting" in metafunc.fixturenames and hasattr(metafunc.module, "WITH_FRONT_ENDS"):
+    if "starting" not in metafunc.fixturenames:
+        return
+    if hasattr(metafunc.module, "WITH_FRONT_ENDS") or os.environ.get("FRONT_ENDS"):
         kinds = {"one process": started, "front end": front_end_and_engine}
         metafunc.parametrize("starting", list(kinds.values()), ids=list(kinds))
 

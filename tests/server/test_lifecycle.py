@@ -210,11 +210,13 @@ def _request(question: str):  # type: ignore[no-untyped-def]
     return request_message(question, CONTEXT * 5, {})
 
 
-@pytest.mark.parametrize("front_ends", ["0", "2"])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--bundle", "/no/such/bundle"], "no bundle at /no/such/bundle: manifest.json"),
+        (["--front-ends", "2", "--bundle", "/no/such/bundle"], "no bundle at /no/such/bundle"),
+        (["--front-ends", "2", "--address", "256.0.0.1:1"], "can't listen on 256.0.0.1:1"),
+        (["--front-ends", "1", "--tls-cert", "/no/such/cert"], "TLS needs both"),
         (["--address", "256.0.0.1:1", "--insecure"], "can't listen on 256.0.0.1:1"),
         (["--max-batch-tokens", "0"], "--max-batch-tokens"),
         (["--warm-up-lengths", "400"], "warm_up_lengths must be 1 to 384"),
@@ -222,9 +224,8 @@ def _request(question: str):  # type: ignore[no-untyped-def]
     ],
 )
 def test_a_server_that_can_not_start_says_why(
-    bundle: Bundle, arguments: list[str], message: str, front_ends: str
+    bundle: Bundle, arguments: list[str], message: str
 ) -> None:
-    arguments = [*arguments, "--front-ends", front_ends]
     if "--bundle" not in arguments:
         arguments = ["--bundle", str(bundle.path), *arguments]
     with server_process(*arguments) as process:

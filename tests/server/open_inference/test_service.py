@@ -21,8 +21,6 @@ from electra_qa.server.settings import ServerSettings
 
 from ..conftest import GatedEngine, Serving
 
-WITH_FRONT_ENDS = True
-
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 OTHER = "Zeus lived on Olympus, the highest mountain of Greece."
 # No answer is ever over it, and none ever under it.
