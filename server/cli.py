@@ -49,12 +49,16 @@ class _Device:
     """number: None for the first of them."""
 
     kind: Literal["cpu", "gpu"]
-    number: str | None
+    number: int | None
 
 
 def _parse_devices(_: click.Context, __: click.Parameter, text: str) -> tuple[_Device, ...]:
     matches = [re.fullmatch(r"(cpu|gpu)(?::(\d+))?", part.strip()) for part in text.split(",")]
-    devices = [_Device(match[1], match[2]) for match in matches if match]  # type: ignore[arg-type]
+    devices = [
+        _Device("gpu" if match[1] == "gpu" else "cpu", int(match[2]) if match[2] else None)
+        for match in matches
+        if match
+    ]
     if len(devices) < len(matches) or len({device.kind for device in devices}) > 1:
         raise click.BadParameter(f"{text!r} is not cpu, gpu, or a list like gpu:0,gpu:1")
     return tuple(devices)

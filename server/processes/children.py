@@ -38,9 +38,16 @@ log = logging.getLogger(__name__)
 
 def engine_process(end: socket, plan: Plan, path: str, device: Device) -> None:
     """Where a process begins."""
-    if device.visible is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.visible
+    if device.number is not None:
+        _see_only(device.number)
     _run(end, plan, Path(path).parent, functools.partial(_serve_engine, plan, path, device))
+
+
+def _see_only(number: int) -> None:
+    """Of the GPUs that this process may see, as CUDA counts them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    name = visible[number] if number < len(visible) and visible[number] else str(number)
+    os.environ["CUDA_VISIBLE_DEVICES"] = name
 
 
 def front_process(end: socket, plan: Plan, engines: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import islice, repeat
 from struct import Struct
 from typing import Any
 
@@ -188,45 +188,45 @@ class Answer:
 _NO_LOGITS = np.empty((0, 2), np.float32)
 
 
-class _Reader:
-    def __init__(self, raw: bytes, at: int) -> None:
-        self._raw = raw
-        self._at = at
-
-    def array(self, kind: Any, *shape: int) -> npt.NDArray[Any]:
-        size = math.prod(shape)
-        found = np.frombuffer(self._raw, kind, size, self._at).reshape(shape)
-        self._at += found.nbytes
-        return found
-
-    def rest(self) -> bytes:
-        return self._raw[self._at :]
-
-
 def unpack_answer(raw: bytes) -> Answer:
-    _, with_logits, generation, number, *queue, questions, windows, n, failures = (
+    _, with_logits, generation, number, queued_tokens, queue_s, questions, windows, n, failures = (
         _ANSWER.unpack_from(raw)
     )
-    reader = _Reader(raw, _ANSWER.size)
-    figures = reader.array(np.float64, questions, 4).tolist()
-    spans = reader.array(np.int32, windows, n, 2)
-    span_logits = reader.array(np.float32, windows, n, 2)
-    null_logits = reader.array(np.float32, windows, 2)
-    log_partition = reader.array(np.float32, windows, 2)
-    logits: list[npt.NDArray[np.float32]] = [_NO_LOGITS] * windows
+    at = _ANSWER.size + 32 * questions
+    figures = memoryview(raw)[_ANSWER.size : at].cast("d").tolist()
+    # All that follows is of four bytes; the failures come last.
+    size = windows * (4 * n + 4)
+    ints = np.frombuffer(raw, np.int32, size, at)
+    floats = ints.view(np.float32)
+    at += 4 * size
+    ends = [windows * part for part in (2 * n, 4 * n, 4 * n + 2, 4 * n + 4)]
+    logits: Iterable[npt.NDArray[np.float32]] = repeat(_NO_LOGITS, windows)
     if with_logits:
-        ends = [0, *np.cumsum(reader.array(np.int32, windows)).tolist()]
-        flat = reader.array(np.float32, ends[-1], 2)
-        logits = [flat[first:end] for first, end in pairwise(ends)]
-    decoded = map(DecodedWindow, spans, span_logits, null_logits, log_partition, logits)
-    errors = iter(json.loads(reader.rest()) if failures else ())
-    outcomes: list[Outcome] = [
-        _error(next(errors))
-        if count < 0
-        else WindowResult([next(decoded) for _ in range(int(count))], queue_s, engine_s, int(done))
-        for count, done, queue_s, engine_s in figures
-    ]
-    return Answer(generation, number, Queue(*queue), outcomes)
+        lengths = np.frombuffer(raw, np.int32, windows, at)
+        at += lengths.nbytes
+        flat = np.frombuffer(raw, np.float32, 2 * int(lengths.sum()), at).reshape(-1, 2)
+        at += flat.nbytes
+        logits = [
+            flat[end - length : end] for length, end in zip(lengths, lengths.cumsum(), strict=True)
+        ]
+    decoded = map(
+        DecodedWindow,
+        ints[: ends[0]].reshape(windows, n, 2),
+        floats[ends[0] : ends[1]].reshape(windows, n, 2),
+        floats[ends[1] : ends[2]].reshape(windows, 2),
+        floats[ends[2] :].reshape(windows, 2),
+        logits,
+    )
+    errors = iter(json.loads(raw[at:]) if failures else ())
+    outcomes: list[Outcome] = []
+    for place in range(0, len(figures), 4):
+        count, batches, in_queue_s, engine_s = figures[place : place + 4]
+        outcomes.append(
+            _error(next(errors))
+            if count < 0
+            else WindowResult(list(islice(decoded, int(count))), in_queue_s, engine_s, int(batches))
+        )
+    return Answer(generation, number, Queue(queued_tokens, queue_s), outcomes)
 
 
 def pack_refusal(generation: int, number: int, error: RequestError) -> bytes:

@@ -22,10 +22,10 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One engine process. visible: the CUDA device that it sees alone; None for all."""
+    """One engine process. number: of the GPU that it sees alone; None for all of them."""
 
     engine: EngineSettings
-    visible: str | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,6 +283,9 @@ class Engines:
         if (before := self._pending.get(line)) is not None:
             line.release(before.generation)
         self._pending[line] = model
+        if len(self._lines) > 1:
+            version = model.sha256[:12]
+            log.info("%s has model %s, which waits until all engines have it", line.name, version)
         self._changed.set()
 
     def _tell(self) -> None:
