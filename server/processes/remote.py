@@ -218,7 +218,6 @@ class Engines:
         self._pending: dict[Line, Announced] = {}
         self._in_force: RemoteParts | None = None
         self._changed = asyncio.Event()
-        self._put: Callable[[RemoteParts], Awaitable[None]] | None = None
         self._telling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -243,14 +242,23 @@ class Engines:
     async def follow(self, change: Callable[[RemoteParts], Awaitable[None]]) -> None:
         """Call `change` with each model that comes into force from now on, until cancelled."""
         while True:
+            await self._wait()
             try:
-                if (parts := await self._agreed()) is not None:
-                    self._in_force = parts
-                    await change(parts)
-                    continue
+                while (parts := await self._agreed()) is not None:
+                    await self._change(parts, change)
             except Exception:
                 log.exception("a model can't be put into force")
-            await self._wait()
+
+    async def _change(
+        self, parts: RemoteParts, change: Callable[[RemoteParts], Awaitable[None]]
+    ) -> None:
+        before, self._in_force = self._in_force, parts
+        try:
+            await change(parts)
+        except Exception:
+            self._in_force = before
+            parts.close()
+            raise
 
     async def _wait(self) -> None:
         await self._changed.wait()

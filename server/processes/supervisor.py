@@ -11,14 +11,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import replace
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 
 from ..admin import administered
 from ..errors import ReloadError, StartError
 from ..observe.metrics_port import exposed
 from .child import Child
 from .children import engine_process, front_process
-from .collected import Family, Page, merged
+from .collected import Family, Page, merged, snapshot
 from .plan import Plan
 from .port import shared_port
 
@@ -80,6 +80,9 @@ class _Supervisor:
         self._changed = asyncio.Event()
         self._engines: list[Child] = []
         self._fronts: list[Child] = []
+        # What this process counts itself.
+        self._own = CollectorRegistry()
+        ProcessCollector(registry=self._own)
         self._running: dict[Child, asyncio.Task[None]] = {}
 
     @property
@@ -103,7 +106,7 @@ class _Supervisor:
                 "electra_qa_restarts",
                 "Processes that ended by themselves and were started again.",
                 ("process",),
-                registry=registry,
+                registry=self._own,
             )
             stack.enter_context(exposed(registry, settings.metrics_address))
             await stack.enter_async_context(administered(self.reload, settings))
@@ -200,7 +203,7 @@ class _Supervisor:
         looking = asyncio.run_coroutine_threadsafe(self._look(), loop)
         with suppress(Exception):
             looking.result(LOOK_TIMEOUT_S + 1)
-        return merged(child.metrics() for child in self._children)
+        return merged([snapshot(self._own), *(child.metrics() for child in self._children)])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
 from ...reliability.serving import Server, server
+from ..observe.metrics_lint import lint
 from ..observe.test_metrics import free_address, scrape
 from ..test_lifecycle import server_process
 
@@ -74,6 +76,10 @@ def test_one_page_counts_for_all_and_for_those_that_were_killed(tmp_path: Path) 
             with Client(address) as client:
                 served.add(client.answer(f"when {number}?", CONTEXT).answers[0].text)
         numbers = scrape(page)
+        with urllib.request.urlopen(f"http://{page}/metrics") as response:
+            assert lint(response.read().decode()) == []
+        memory = psutil.Process(serving.process.pid).memory_info().rss
+    assert numbers["process_resident_memory_bytes", ""] > 2 * memory
     assert served == {"Rome"}
     # More, where the client tried again what the killed one had begun.
     assert numbers["requests_total", "OK,Answer"] == 80
