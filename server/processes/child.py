@@ -35,7 +35,7 @@ class Child:
         name: str,
         main: Callable[..., None],
         arguments: tuple[Any, ...],
-        on_ready: Callable[[], None],
+        on_change: Callable[[], None],
         on_restart: Callable[[], None],
     ) -> None:
         self.name = name
@@ -43,7 +43,7 @@ class Child:
         self.ready = False
         self._main = main
         self._arguments = arguments
-        self._on_ready = on_ready
+        self._on_change = on_change
         self._on_restart = on_restart
         self._stopping = asyncio.Event()
         self._failure = ""
@@ -104,6 +104,7 @@ class Child:
     def _is_up(self, told: Any) -> None:
         if not self.up.done():
             self.up.set_result(told)
+            self._on_change()
         if self._stopping.is_set():
             self._ask_to_stop()
 
@@ -112,7 +113,7 @@ class Child:
 
     def _tell(self, ready: bool) -> None:
         self.ready = ready
-        self._on_ready()
+        self._on_change()
 
     async def ask(self, what: str) -> Any:
         """Raises ReloadError."""

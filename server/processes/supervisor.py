@@ -42,28 +42,16 @@ async def supervise_until(
 
     on_ready: called with the address and what the engine says of itself.
     """
-    is_up = asyncio.Event()
-
-    async def serve() -> None:
-        async with _Supervisor(plan).running() as supervisor:
-            address, told = await supervisor.ready()
-            is_up.set()
-            on_ready(address, told)
-            reloading = asyncio.create_task(_reload_at(hangup, supervisor))
-            await stop.wait()
-            reloading.cancel()
-            log.info("stopping: finishing what was accepted")
-
-    serving = asyncio.create_task(serve())
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not is_up.is_set():
-        serving.cancel()
-    try:
-        await serving
-    except asyncio.CancelledError:
-        log.info("stopped before it was ready")
+    async with _Supervisor(plan).running() as supervisor:
+        ready = await supervisor.ready(stop)
+        if ready is None:
+            log.info("stopped before it was ready")
+            return
+        on_ready(*ready)
+        reloading = asyncio.create_task(_reload_at(hangup, supervisor))
+        await stop.wait()
+        reloading.cancel()
+        log.info("stopping: finishing what was accepted")
 
 
 async def _reload_at(hangup: asyncio.Event, supervisor: _Supervisor) -> None:
@@ -149,17 +137,28 @@ class _Supervisor:
             for n in range(plan.settings.front_ends)
         ]
 
-    async def ready(self) -> tuple[str, dict[str, str]]:
-        """Once all front ends are: their address, and what the first engine says of itself. Raises
-        StartError."""
-        while not all(front.ready for front in self._fronts):
-            for running in self._running.values():
-                if running.done():
-                    running.result()
-            self._changed.clear()
-            await self._changed.wait()
-        told = [await engine.up for engine in self._engines]
-        return await self._fronts[0].up, told[0]
+    async def ready(self, stop: asyncio.Event) -> tuple[str, dict[str, str]] | None:
+        """Once all processes are: the address, and what the first engine says of itself; None where
+        `stop` is set before. Raises StartError."""
+        stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self._changed.set())
+        try:
+            while not self._are_ready():
+                for running in self._running.values():
+                    if running.done():
+                        running.result()
+                if stop.is_set():
+                    return None
+                self._changed.clear()
+                await self._changed.wait()
+        finally:
+            stopping.cancel()
+        return self._fronts[0].up.result(), self._engines[0].up.result()
+
+    def _are_ready(self) -> bool:
+        return all(child.up.done() for child in self._children) and all(
+            front.ready for front in self._fronts
+        )
 
     async def _stop(self, these: Sequence[Child]) -> None:
         for child in these:

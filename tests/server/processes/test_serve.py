@@ -184,7 +184,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)  # they never end by themselves
         serving.process.send_signal(signal.SIGTERM)
-        serving.logs("stopping")
+        time.sleep(0.5)
         serving.process.send_signal(signal.SIGTERM)
         assert serving.process.wait(60) == 128 + signal.SIGTERM
         for pid in pids:
