@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient
@@ -18,6 +19,8 @@ from electra_qa.engines import Engine, EngineError, steps
 from electra_qa.server.front.models import Load, Models
 from electra_qa.server.lifecycle import started
 from electra_qa.server.observe.metrics import Metrics
+from electra_qa.server.observe.metrics_port import exposed
+from electra_qa.server.processes.collected import Page, merged, snapshot
 from electra_qa.server.processes.engine_process import engine_at
 from electra_qa.server.processes.front_process import front_end
 from electra_qa.server.settings import ServerSettings
@@ -78,11 +81,15 @@ async def front_end_and_engine(
     """`started`, but with a front end apart from the engine, and a real socket between them."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/engine"
-        async with (
-            engine_at(path, bundle, engine, Metrics(), settings, load) as models,
-            front_end([path], Metrics(), settings) as address,
-        ):
-            yield address, models
+        front, back = Metrics(), Metrics()
+        registry = CollectorRegistry()
+        registry.register(Page(lambda: merged([snapshot(front.registry), snapshot(back.registry)])))
+        with exposed(registry, settings.metrics_address):
+            async with (
+                engine_at(path, bundle, engine, back, settings, load) as models,
+                front_end([path], front, settings) as address,
+            ):
+                yield address, models
 
 
 Starting = Callable[..., AbstractAsyncContextManager[tuple[str, Models]]]
