@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar, Unpack
 
@@ -19,7 +20,14 @@ from electra_qa.credentials import Credentials, Tls
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import CHECK_S, LONGEST_WATCH_S, LOOK_UP_AGAIN_S, channel_options, name_not_found
+from .channel import (
+    CHECK_S,
+    LONGEST_WATCH_S,
+    LOOK_UP_AGAIN_S,
+    channel_options,
+    check_channels,
+    name_not_found,
+)
 from .cutting import Room, asked_again, calls, halves, is_too_large
 from .documents import (
     Document,
@@ -84,8 +92,10 @@ class AsyncClient:
         tls: Tls | None = None,
         token: str | None = None,
         insecure: bool = False,
+        channels: int = 1,
     ) -> None:
         seconds_of(timeout)
+        check_channels(channels)
         self.address = address
         self.timeout = timeout
         self._loop = _running_loop()
@@ -95,12 +105,16 @@ class AsyncClient:
         self._limits: pb.GetInfoResponse | None = None
         self._credentials = Credentials(tls, token, insecure)
         self._metadata = self._credentials.metadata
+        self._number = channels
         self._connect()
 
     def _connect(self) -> None:
-        self._channel = self._credentials.open_async_channel(self.address, channel_options())
-        self._stub = QuestionAnsweringStub(self._channel)
-        self._health = HealthStub(self._channel)
+        self._channels = [
+            self._credentials.open_async_channel(self.address, channel_options())
+            for _ in range(self._number)
+        ]
+        self._stubs = cycle([QuestionAnsweringStub(channel) for channel in self._channels])
+        self._health = HealthStub(self._channels[0])
         self._made = self._loop.time()
 
     def _look_up_again(self) -> None:
@@ -132,7 +146,8 @@ class AsyncClient:
         if not self._closed:
             self._check()
             self._closed = True
-            await self._channel.close()
+            for channel in self._channels:
+                await channel.close()
 
     def _check(self) -> None:
         """Raises ElectraQAError where it can't be used, and ClosedError."""
@@ -201,7 +216,7 @@ class AsyncClient:
         self._check()
         seconds = grpc_timeout(self._seconds(timeout))
         with self._failures():
-            return await self._stub.GetInfo(
+            return await next(self._stubs).GetInfo(
                 pb.GetInfoRequest(), timeout=seconds, metadata=self._metadata
             )
 
@@ -218,7 +233,7 @@ class AsyncClient:
         request = request_message(question, context, options)
         seconds = grpc_timeout(self._seconds(timeout))
         with self._failures():
-            response = await self._stub.Answer(
+            response = await next(self._stubs).Answer(
                 request, timeout=seconds, metadata=with_trace(self._metadata)
             )
         return result(response)
@@ -275,7 +290,7 @@ class AsyncClient:
     def _call(self, request: pb.AnswerBatchRequest, seconds: float) -> BatchCall:
         self._check()
         with self._failures():
-            return self._stub.AnswerBatch(
+            return next(self._stubs).AnswerBatch(
                 request, timeout=grpc_timeout(seconds), metadata=with_trace(self._metadata)
             )
 
@@ -331,7 +346,7 @@ class AsyncClient:
             )
             try:
                 with self._failures():
-                    call = self._stub.AnswerDocuments(
+                    call = next(self._stubs).AnswerDocuments(
                         source.messages(),
                         timeout=grpc_timeout(give_up - self._loop.time()),
                         metadata=with_trace(self._metadata),
@@ -362,7 +377,7 @@ class AsyncClient:
                 yield messages.of(id_, given)
 
         source = _Source(requests())
-        call = self._stub.AnswerStream(
+        call = next(self._stubs).AnswerStream(
             source.messages(), timeout=seconds, metadata=with_trace(self._metadata)
         )
         end = StreamEnd(call)

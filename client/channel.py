@@ -7,7 +7,7 @@ from typing import Any
 
 from electra_qa.channels import RECONNECT, keepalive
 
-from .errors import ElectraQAError, UnavailableError
+from .errors import ElectraQAError, InvalidArgumentError, UnavailableError
 
 # gRPC looks up a name that it has not found again after pauses of up to two minutes, which nothing
 # sets; a new channel looks at once. How old one may get that finds nothing, in seconds.
@@ -42,6 +42,12 @@ _SERVICE_CONFIG = {
         }
     ],
 }
+
+
+def check_channels(channels: int) -> None:
+    """Raises InvalidArgumentError."""
+    if channels < 1:
+        raise InvalidArgumentError(f"channels must be at least 1, got {channels}")
 
 
 def name_not_found(failure: ElectraQAError) -> bool:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from types import TracebackType
 from typing import Generic, NoReturn, Self, TypeVar, Unpack
 
@@ -21,7 +22,14 @@ from electra_qa.private import becomes_healthy
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
-from .channel import CHECK_S, LONGEST_WATCH_S, LOOK_UP_AGAIN_S, channel_options, name_not_found
+from .channel import (
+    CHECK_S,
+    LONGEST_WATCH_S,
+    LOOK_UP_AGAIN_S,
+    channel_options,
+    check_channels,
+    name_not_found,
+)
 from .cutting import Room, asked_again, calls, halves, is_too_large
 from .documents import (
     Document,
@@ -63,14 +71,24 @@ _of_the_parent: list[_Connection] = []
 
 
 class _Connection:
-    """A channel and what calls through it, of one process."""
+    """Channels and what calls through them in turn, of one process."""
 
-    def __init__(self, address: str, credentials: Credentials) -> None:
-        self.channel = credentials.open_channel(address, channel_options())
-        self.questions = QuestionAnsweringStub(self.channel)
-        self.health = HealthStub(self.channel)
+    def __init__(self, address: str, credentials: Credentials, channels: int) -> None:
+        self._channels = [
+            credentials.open_channel(address, channel_options()) for _ in range(channels)
+        ]
+        self._stubs = cycle([QuestionAnsweringStub(channel) for channel in self._channels])
+        self.health = HealthStub(self._channels[0])
         self.pid = os.getpid()
         self.made = time.monotonic()
+
+    @property
+    def questions(self) -> QuestionAnsweringStub:
+        return next(self._stubs)
+
+    def close(self) -> None:
+        for channel in self._channels:
+            close(channel)
 
 
 class Client:
@@ -81,6 +99,8 @@ class Client:
     tls: None for plain text.
     token: a bearer token, sent with every call. It goes to another machine in plain text only with
         `insecure`.
+    channels: connections that calls take in turn. A server with several front ends answers all
+        calls of a connection with the same one.
 
     Making one raises CredentialsError where TLS or the token can't be used.
 
@@ -96,13 +116,16 @@ class Client:
         tls: Tls | None = None,
         token: str | None = None,
         insecure: bool = False,
+        channels: int = 1,
     ) -> None:
         seconds_of(timeout)
+        check_channels(channels)
         self.address = address
         self.timeout = timeout
         self._credentials = Credentials(tls, token, insecure)
         self._metadata = self._credentials.metadata
-        self._connection = _Connection(address, self._credentials)
+        self._channels = channels
+        self._connection = self._connected()
         self._closed = False
         # What `answer_many` cuts its calls by, once it has asked.
         self._limits: pb.GetInfoResponse | None = None
@@ -126,7 +149,10 @@ class Client:
         """Calls that are under way raise ClosedError."""
         self._closed = True
         if self._connection.pid == os.getpid():
-            close(self._connection.channel)
+            self._connection.close()
+
+    def _connected(self) -> _Connection:
+        return _Connection(self.address, self._credentials, self._channels)
 
     def _open(self) -> _Connection:
         """The connection of this process. Raises ClosedError."""
@@ -134,7 +160,7 @@ class Client:
             raise _closed()
         if self._connection.pid != os.getpid():
             _of_the_parent.append(self._connection)
-            self._connection = _Connection(self.address, self._credentials)
+            self._connection = self._connected()
         return self._connection
 
     @contextmanager
@@ -156,7 +182,7 @@ class Client:
     def _look_up_again(self) -> None:
         """No call is under way that has found a server: the old channel is let go, not closed."""
         if time.monotonic() - self._connection.made > LOOK_UP_AGAIN_S:
-            self._connection = _Connection(self.address, self._credentials)
+            self._connection = self._connected()
 
     def _seconds(self, timeout: float | None) -> float:
         return seconds_of(timeout, self.timeout)

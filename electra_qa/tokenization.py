@@ -111,6 +111,7 @@ class Tokenizer:
             self._tokenizer: RustTokenizer = RustTokenizer.from_str(serialized)
         except Exception as error:  # tokenizers raises bare Exception
             raise ValueError(f"not a tokenizer.json: {error}") from error
+        self.serialized = serialized
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True

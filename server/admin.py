@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,24 +20,26 @@ from electra_qa.rpc import electra_qa_pb2_grpc as pb_grpc
 
 from .channel_options import channel_options
 from .errors import ReloadError, StartError
-from .front.models import Models
 from .listen import listen
 from .settings import ServerSettings
 from .sockets import claimed
 
 log = logging.getLogger(__name__)
 
+# Gives the version that is in force then. Raises ReloadError.
+Reload = Callable[[], Awaitable[str]]
+
 
 class AdminService(pb_grpc.AdminServicer):
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, reload: Reload) -> None:
+        self._reload = reload
 
     async def Reload(  # noqa: N802
         self, _: pb.ReloadRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ReloadResponse:
         try:
             # It goes on where the caller does not wait for it.
-            version = await asyncio.shield(self._models.reload())
+            version = await asyncio.shield(self._reload())
         except ReloadError as error:
             await context.abort(error.code, str(error))
         except Exception:
@@ -48,7 +50,7 @@ class AdminService(pb_grpc.AdminServicer):
 
 
 @asynccontextmanager
-async def administered(models: Models, settings: ServerSettings) -> AsyncIterator[None]:
+async def administered(reload: Reload, settings: ServerSettings) -> AsyncIterator[None]:
     """Serve `Admin` inside the block, at `admin_address`. Raises StartError."""
     address = settings.admin_address
     if address is None:
@@ -60,7 +62,7 @@ async def administered(models: Models, settings: ServerSettings) -> AsyncIterato
             "reaches it may reload"
         )
     server = grpc.aio.server(options=channel_options(settings))
-    pb_grpc.add_AdminServicer_to_server(AdminService(models), server)
+    pb_grpc.add_AdminServicer_to_server(AdminService(reload), server)
     with claimed(address):
         listen(server.add_insecure_port, address)
         await server.start()

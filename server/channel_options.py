@@ -12,10 +12,11 @@ FOR_EVER_MS = 2**31 - 1
 HANDSHAKE_TIMEOUT_MS = 20_000
 
 
-def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
+def channel_options(settings: ServerSettings, *, shared: bool = False) -> list[tuple[str, int]]:
+    """shared: several processes of one server listen on the port."""
     return [
         # Without this a second server on the port is no error, and half of the calls go there.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
         # Over its own limits (1,000 and 3,000) gRPC cancels calls before they are looked at. Here
         # the queue refuses them, with a status that says why and when to try again.
         ("grpc.server.max_pending_requests", MAX_PENDING_REQUESTS),

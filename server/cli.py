@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import logging
+import multiprocessing
 import os
+import re
 import select
 import shutil
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -23,34 +26,55 @@ from electra_qa.engines import Engine, EngineError, EngineSettings
 from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.settings import settings_options
 
+from .collector import keep_what_is_there
 from .errors import StartError
 from .front.models import Load
 from .lifecycle import serve_until
 from .loading import find_and_load
 from .observe.logs import configure
+from .processes.plan import Device, LogSettings, Plan
+from .processes.supervisor import supervise_until
 from .settings import ServerSettings
-from .threads import work_is_left
+from .threads import SWITCH_INTERVAL_S, work_is_left
 
 log = logging.getLogger(__name__)
 
-# How long a thread that computes in Python lets the event loop wait, which gets its turn several
-# times in a call. Python's own is 5 ms.
-SWITCH_INTERVAL_S = 0.001
-# The garbage collector looks after so many new objects that stay. With thousands of calls waiting
-# Python's own 700 costs as much as the batcher does.
-COLLECT_AFTER = 10_000
+SERVING = "serving %s (%s, %s) on %s, %s"
 # The first asks the server to finish, the second ends it.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    """number: None for the first of them."""
+
+    kind: Literal["cpu", "gpu"]
+    number: int | None
+
+
+def _parse_devices(_: click.Context, __: click.Parameter, text: str) -> tuple[_Device, ...]:
+    matches = [re.fullmatch(r"(cpu|gpu)(?::(\d+))?", part.strip()) for part in text.split(",")]
+    devices = [
+        _Device("gpu" if match[1] == "gpu" else "cpu", int(match[2]) if match[2] else None)
+        for match in matches
+        if match
+    ]
+    if len(devices) < len(matches) or len({device.kind for device in devices}) > 1:
+        raise click.BadParameter(f"{text!r} is not cpu, gpu, or a list like gpu:0,gpu:1")
+    return tuple(devices)
 
 
 @click.command()
 @model_options("The bundle to serve.")
 @click.option(
     "--device",
-    type=click.Choice(["cpu", "gpu"]),
+    "devices",
+    metavar="cpu|gpu|gpu:N,…",
+    callback=_parse_devices,
     default="cpu",
     show_default=True,
-    help="OpenVINO on a CPU, or TensorRT on an NVIDIA GPU.",
+    help="OpenVINO on a CPU, or TensorRT on an NVIDIA GPU; gpu:0,gpu:1 for several of them, with "
+    "--front-ends.",
 )
 @click.option(
     "--engine",
@@ -93,7 +117,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 @click.option("--log-text", is_flag=True, help="Write callers' texts into the lines of requests.")
 def serve(
     choice: ModelChoice,
-    device: Literal["cpu", "gpu"],
+    devices: tuple[_Device, ...],
     engine_name: Literal["null"] | None,
     hardware_compatible: bool,
     version_compatible: bool,
@@ -107,7 +131,9 @@ def serve(
     **settings: Any,
 ) -> None:
     """Serve a bundle over gRPC until SIGTERM or Ctrl-C (twice: at once); SIGHUP loads it anew."""
-    configure(log_level, log_format, log_text)
+    if settings["front_ends"]:
+        multiprocessing.current_process().name = "supervisor"
+    configure(log_level, log_format, log_text, with_process=bool(settings["front_ends"]))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     for one in effective(click.get_current_context()):
         if one.source != "default":
@@ -115,7 +141,7 @@ def serve(
     try:
         chosen = ServerSettings(**settings)
         engine_settings = EngineSettings(
-            engine_name or device,
+            engine_name or devices[0].kind,
             threads,
             streams,
             chosen.max_batch_tokens,
@@ -123,7 +149,19 @@ def serve(
             version_compatible,
         )
         loading = functools.partial(find_and_load, choice, engine_settings)
-        asyncio.run(_serve(loading, chosen, until_stdin_closes))
+        if chosen.front_ends:
+            plan = Plan(
+                choice,
+                tuple(Device(engine_settings, device.number) for device in devices),
+                chosen,
+                LogSettings(log_level, log_format, log_text),
+            )
+            asyncio.run(_serve(functools.partial(_supervise, plan), until_stdin_closes))
+        elif len(devices) > 1 or devices[0].number is not None:
+            raise click.UsageError("--device with a number, or several: of --front-ends")
+        else:
+            serving = functools.partial(_serve_alone, loading, chosen)
+            asyncio.run(_serve(serving, until_stdin_closes))
     except (BundleError, EngineError, StartError) as error:
         raise click.ClickException(str(error)) from error
     finally:
@@ -136,7 +174,10 @@ def serve(
         os._exit(0)
 
 
-async def _serve(load: Load, settings: ServerSettings, until_stdin_closes: bool) -> None:
+async def _serve(
+    serve: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]], until_stdin_closes: bool
+) -> None:
+    """serve: called with what is set when it is to stop, and when it is to reload."""
     loop = asyncio.get_running_loop()
     stop, hangup = asyncio.Event(), asyncio.Event()
 
@@ -153,22 +194,29 @@ async def _serve(load: Load, settings: ServerSettings, until_stdin_closes: bool)
     if until_stdin_closes:
         # The private server of a client: its end of the pipe closes even if it is killed.
         loop.add_reader(sys.stdin.fileno(), _stop_at_end_of_stdin, stop)
+    await serve(stop, hangup)
 
+
+async def _serve_alone(
+    load: Load, settings: ServerSettings, stop: asyncio.Event, hangup: asyncio.Event
+) -> None:
     def ready(bundle: Bundle, engine: Engine, address: str) -> None:
-        # What is there now stays: a full collection, which holds up everybody, passes it over.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(COLLECT_AFTER)
+        keep_what_is_there()
+        manifest = bundle.manifest
         log.info(
-            "serving %s (%s, %s) on %s, %s",
-            bundle.manifest.source,
-            bundle.manifest.precision,
-            bundle.version,
-            address,
-            engine.device,
+            SERVING, manifest.source, manifest.precision, bundle.version, address, engine.device
         )
 
     await serve_until(stop, hangup, settings, load, ready)
+
+
+async def _supervise(plan: Plan, stop: asyncio.Event, hangup: asyncio.Event) -> None:
+    def ready(address: str, told: Mapping[str, str]) -> None:
+        log.info(
+            SERVING, told["source"], told["precision"], told["version"], address, told["device"]
+        )
+
+    await supervise_until(stop, hangup, plan, ready)
 
 
 def _end_at_once(number: int, _: FrameType | None) -> None:

@@ -87,6 +87,12 @@ class EngineFailedError(RequestError):
     code = StatusCode.INTERNAL
 
 
+class NoEngineError(RequestError):
+    """The engine's process ended, and is started again."""
+
+    code = StatusCode.UNAVAILABLE
+
+
 class ModelNotFoundError(RequestError):
     """No model of this name and version is served here."""
 

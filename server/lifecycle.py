@@ -23,17 +23,17 @@ from .engine.warm_up import warm_up
 from .errors import StartError
 from .front.calls import Calls
 from .front.health import Health
-from .front.model import Parts
+from .front.model import EngineParts
 from .front.models import Load, Models, warm_up_lengths
 from .front.service import SERVICE, QuestionAnsweringService
 from .front.tokenizer_trial import try_tokenizer
 from .listen import listen
 from .observe.metrics import Metrics
 from .observe.metrics_port import exposed
-from .observe.tracing import start_tracing
+from .observe.tracing import Tracing, start_tracing
 from .open_inference.service import SERVICE as INFERENCE_SERVICE
 from .open_inference.service import InferenceProtocolService
-from .security.access import make_security
+from .security.access import Security, make_security
 from .security.watched import watch
 from .settings import ServerSettings
 from .sockets import claimed
@@ -79,8 +79,6 @@ async def started(
         own.
     """
     metrics = Metrics()
-    calls = Calls(metrics, settings.max_inflight_bytes)
-    readiness = Health(SERVICES)
     is_warm = False
 
     async def tell_health() -> None:
@@ -89,29 +87,59 @@ async def started(
     async with AsyncExitStack() as stack:
         with ExitStack() as at_failure:
             at_failure.callback(engine.close)
-            lengths, content, tokenizer = _prepared(bundle, settings)
+            lengths, content, tokenizer = prepared(bundle, settings)
             security = make_security(settings, metrics)
             tracing = start_tracing()
-            parts = Parts(bundle, engine, tokenizer)
+            parts = EngineParts(bundle, engine, tokenizer)
             models = Models(parts, load, settings, metrics, tracing, tell_health)
             at_failure.pop_all()  # from here on the models close it
+        readiness = Health(SERVICES)
         if tracing is not None:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
         stack.push_async_callback(models.close)
-        service = QuestionAnsweringService(models, settings, calls)
-        inference = InferenceProtocolService(models, settings, calls, readiness)
-        server = grpc.aio.server(
-            interceptors=(*(tracing.interceptors() if tracing else ()), *security.interceptors),
-            options=channel_options(settings),
-            compression=COMPRESSION[settings.compression],
+        stack.enter_context(exposed(metrics.registry, settings.metrics_address))
+        await stack.enter_async_context(administered(models.reload, settings))
+        address = await stack.enter_async_context(
+            listening(models, readiness, security, tracing, metrics, settings, on_end)
         )
-        server.add_generic_rpc_handlers((service.handler(), inference.handler()))
-        await readiness.add_to(server)
-        reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-        stack.enter_context(exposed(metrics, settings.metrics_address))
-        await stack.enter_async_context(administered(models, settings))
+        with models.current:  # a reload meanwhile waits before it closes the engine
+            await try_and_warm_up(engine, tokenizer, content, lengths)
+        is_warm = True
+        await tell_health()
+        yield address, models
+
+
+@asynccontextmanager
+async def listening(
+    models: Models,
+    readiness: Health,
+    security: Security,
+    tracing: Tracing | None,
+    metrics: Metrics,
+    settings: ServerSettings,
+    on_end: Callable[[], None],
+    *,
+    shared: bool = False,
+) -> AsyncIterator[str]:
+    """gRPC's server inside the block, which is not ready yet; gives its address. It drains when the
+    block is left. Raises StartError.
+
+    shared: with others, who listen on the same port.
+    """
+    calls = Calls(metrics, settings.max_inflight_bytes)
+    service = QuestionAnsweringService(models, settings, calls)
+    inference = InferenceProtocolService(models, settings, calls, readiness)
+    server = grpc.aio.server(
+        interceptors=(*(tracing.interceptors() if tracing else ()), *security.interceptors),
+        options=channel_options(settings, shared=shared),
+        compression=COMPRESSION[settings.compression],
+    )
+    server.add_generic_rpc_handlers((service.handler(), inference.handler()))
+    await readiness.add_to(server)
+    reflection.enable_server_reflection(
+        (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    async with AsyncExitStack() as stack:
         stack.enter_context(claimed(settings.address))
         address = listen(partial(security.add_port, server), settings.address)
         await server.start()
@@ -120,19 +148,22 @@ async def started(
         watching = asyncio.create_task(watch(security.files))
         stack.callback(watching.cancel)
         stack.push_async_callback(_drain, server, calls, readiness, settings.drain_timeout_s)
-        with models.current:  # a reload meanwhile waits before it closes the engine
-            trial = asyncio.create_task(on_own_thread(try_tokenizer, content))
-            await on_own_thread(warm_up, engine, tokenizer, lengths)
-            try:
-                await trial
-            except ValueError as error:
-                raise StartError(str(error)) from error
-        is_warm = True
-        await tell_health()
-        yield address, models
+        yield address
 
 
-def _prepared(bundle: Bundle, settings: ServerSettings) -> tuple[list[int], str, Tokenizer]:
+async def try_and_warm_up(
+    engine: Engine, tokenizer: Tokenizer, content: str, lengths: list[int]
+) -> None:
+    """Raises StartError and EngineError. content: of the tokenizer.json."""
+    trial = asyncio.create_task(on_own_thread(try_tokenizer, content))
+    await on_own_thread(warm_up, engine, tokenizer, lengths)
+    try:
+        await trial
+    except ValueError as error:
+        raise StartError(str(error)) from error
+
+
+def prepared(bundle: Bundle, settings: ServerSettings) -> tuple[list[int], str, Tokenizer]:
     """The lengths to warm up, the tokenizer.json and what it makes. Raises StartError."""
     if settings.max_inflight_bytes < settings.max_message_bytes:
         raise StartError(

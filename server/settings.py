@@ -19,6 +19,12 @@ class ServerSettings:
     """Limits and sizes of a server. Every field is an option of `electra-qa serve`."""
 
     address: str = setting("127.0.0.1:50051", "HOST:PORT (port 0 takes a free one) or unix:/PATH.")
+    front_ends: int = setting(
+        0,
+        "Processes that speak gRPC, tokenize and merge, on one port, with the engine in a process "
+        "of its own. 0: all is in one process.",
+        minimum=0,
+    )
     insecure: bool = setting(
         False, "Serve on an address that other machines can reach, without TLS."
     )

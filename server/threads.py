@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
+# How long a thread that computes in Python lets the event loop wait, which gets its turn several
+# times in a call. Python's own is 5 ms.
+SWITCH_INTERVAL_S = 0.001
+
 
 class OwnThread(threading.Thread):
     """Of those here, to tell them from others."""

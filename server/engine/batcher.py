@@ -29,6 +29,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from electra_qa.engines import Engine
 from electra_qa.spans import DecodedWindows, rows
@@ -100,20 +101,17 @@ class Batcher:
         """Tokens of the windows that wait for the engine; the same ones count each."""
         return self._queue.tokens
 
+    @property
+    def queue_s(self) -> float:
+        """How long what waits will take, in seconds, at the present rate."""
+        return self._rate.seconds(self._queue.work.all)
+
     def _waiting_tokens(self) -> float:
         return self._queue.tokens
 
     def check_room(self) -> None:
         """Raises OverloadedError while the queue is full."""
-        if self.queued_tokens >= self._max_queue_tokens:
-            self._metrics.rejections.labels("queue").inc()
-            raise OverloadedError(
-                f"the queue is full: {self.queued_tokens} tokens wait, "
-                f"max_queue_tokens is {self._max_queue_tokens}; try again later",
-                # Until it is half empty.
-                retry_delay_s=self._rate.seconds(self._queue.work.all)
-                * (1 - self._max_queue_tokens / 2 / self.queued_tokens),
-            )
+        check_room(self.queued_tokens, self._max_queue_tokens, self, self._metrics)
 
     def submit(
         self, requests: Sequence[WindowRequest | RowRequest], deadline: float | None = None
@@ -242,3 +240,22 @@ class Batcher:
         for thread in self._threads:
             thread.join()
         self._metrics.queues.remove(self._waiting_tokens)
+
+
+class Queue(Protocol):
+    @property
+    def queue_s(self) -> float:
+        """How long what waits will take, in seconds."""
+
+
+def check_room(queued_tokens: int, limit: int, queue: Queue, metrics: Metrics) -> None:
+    """Raises OverloadedError where as many as max_queue_tokens wait."""
+    if queued_tokens < limit:
+        return
+    metrics.rejections.labels("queue").inc()
+    raise OverloadedError(
+        f"the queue is full: {queued_tokens} tokens wait, max_queue_tokens is {limit}; "
+        "try again later",
+        # Until it is half empty.
+        retry_delay_s=queue.queue_s * (1 - limit / 2 / queued_tokens),
+    )

@@ -23,10 +23,11 @@ _pack_bounds = struct.Struct(f"={len(BOUNDS)}i").pack
 
 @dataclass(frozen=True, slots=True)
 class WindowRequest:
-    """The windows of one question."""
+    """The windows of one question. with_logits: whether `DecodedWindow.logits` is looked at."""
 
     windows: Sequence[Window]
     max_answer_length: int
+    with_logits: bool = False
 
     @property
     def rows(self) -> list[bytes]:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from electra_qa.bundle import Manifest
 from electra_qa.engines import usable_cpus
-from electra_qa.host_decode import needs_host
+from electra_qa.host_decode import needs_host, needs_logits
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
-from ..engine.batcher import Batcher, Outcome, WindowRequest
+from ..engine.backend import Backend
+from ..engine.batcher import Outcome, WindowRequest
 from ..errors import InvalidRequestError, RateLimitError, RequestError
 from ..observe.logs import questions_answered
 from ..observe.metrics import Metrics
@@ -46,7 +47,7 @@ class Answerer:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        batcher: Batcher,
+        backend: Backend,
         manifest: Manifest,
         settings: ServerSettings,
         metrics: Metrics,
@@ -55,7 +56,7 @@ class Answerer:
         self._tokenizer = tokenizer
         self._contexts = ContextCache(tokenizer, settings.context_cache_bytes, metrics)
         self._answers = AnswerCache(settings.answer_cache_bytes, metrics)
-        self._batcher = batcher
+        self._backend = backend
         self._manifest = manifest
         self._settings = settings
         self._metrics = metrics
@@ -114,7 +115,7 @@ class Answerer:
             began = time.monotonic()
             known = await self._known(contexts, questions, options)
             if len(known) < len(questions):  # else the engine has nothing to do
-                self._batcher.check_room()
+                self._backend.check_room()
             # A rate is of what a caller asks, whatever it costs.
             self._check_rate(len(questions))
             if len(known) == len(questions) or self._is_short(contexts, questions):
@@ -125,12 +126,14 @@ class Answerer:
                 )
             submitted = time.monotonic()
             longest = self._manifest.max_answer_length_limit
+            answer_length = min(options.decode.max_answer_length, longest)
+            with_logits = needs_logits(options.decode, self._manifest.n_best_size, longest)
             requests = [
-                WindowRequest(p.windows, min(options.decode.max_answer_length, longest))
+                WindowRequest(p.windows, answer_length, with_logits)
                 for p in prepared
                 if isinstance(p, Prepared)
             ]
-            outcomes = await self._batcher.submit(requests, deadline) if requests else []
+            outcomes = await self._backend.submit(requests, deadline) if requests else []
             finished = time.monotonic()
             following = iter(outcomes)
             mergeable: list[Mergeable] = [

@@ -5,30 +5,57 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from electra_qa.bundle import Bundle
 from electra_qa.engines import Engine
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.tokenization import Tokenizer
 
-from ..engine.batcher import Batcher
-from ..engine.check import EngineCheck
+from ..engine.backend import Backend, EngineBackend
 from ..observe.metrics import Metrics
 from ..observe.tracing import Tracing
 from ..settings import ServerSettings
-from ..threads import on_own_thread
 from .answerer import Answerer
 from .options import QuestionOptions, parse_options
 
+OnChange = Callable[[], Awaitable[None]]
+
+
+class Parts(Protocol):
+    """What a model is made of."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Whose manifest and sums are asked for, and none of its files."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the bundle."""
+
+    def backend(self, settings: ServerSettings, metrics: Metrics, on_change: OnChange) -> Backend:
+        """Made once, inside a running event loop; the model closes it.
+
+        on_change: called whenever whether it works has changed.
+        """
+
+    def close(self) -> None:
+        """Where no backend was made of them."""
+
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What a model is made of. The engine was made of the bundle, and the model closes it."""
+class EngineParts:
+    """Of an engine in this process, which was made of the bundle."""
 
     bundle: Bundle
     engine: Engine
     tokenizer: Tokenizer
+
+    def backend(self, settings: ServerSettings, metrics: Metrics, on_change: OnChange) -> Backend:
+        return EngineBackend(self.engine, self.tokenizer, settings, metrics, on_change)
+
+    def close(self) -> None:
+        self.engine.close()
 
 
 class Model:
@@ -47,25 +74,18 @@ class Model:
         settings: ServerSettings,
         metrics: Metrics,
         tracing: Tracing | None,
-        on_change: Callable[[], Awaitable[None]],
+        on_change: OnChange,
     ) -> None:
         """on_change: called whenever `works` has changed."""
         self.bundle = parts.bundle
+        self.tokenizer = parts.tokenizer
         self.version = parts.bundle.version
-        self.device = parts.engine.device
-        self._engine = parts.engine
         self._settings = settings
         self._default_options = self._parsed(pb.Options())
-        self._check = EngineCheck(parts.engine, parts.tokenizer, on_change)
-        self._batcher = Batcher(
-            parts.engine,
-            pad_id=parts.tokenizer.pad_id,
-            max_queue_tokens=settings.max_queue_tokens,
-            metrics=metrics,
-            on_failure=self._check.start,
-        )
+        self.backend = parts.backend(settings, metrics, on_change)
+        self.device = self.backend.device
         self.answerer = Answerer(
-            parts.tokenizer, self._batcher, parts.bundle.manifest, settings, metrics, tracing
+            parts.tokenizer, self.backend, parts.bundle.manifest, settings, metrics, tracing
         )
         self._open_calls = 0
         self._retired = False
@@ -74,7 +94,7 @@ class Model:
     @property
     def works(self) -> bool:
         """False while the engine fails on everything."""
-        return self._check.works
+        return self.backend.works
 
     def options(self, options: pb.Options | None) -> QuestionOptions:
         """With the bundle's defaults filled in. Raises InvalidRequestError."""
@@ -99,11 +119,5 @@ class Model:
         self._retired = True
         if self._open_calls:
             await self._idle.wait()
-        await self._check.close()
-        # On a thread: the batch of a call that was cancelled may still be under way.
-        await on_own_thread(self._close)
-
-    def _close(self) -> None:
         self.answerer.close()
-        self._batcher.close()
-        self._engine.close()
+        await self.backend.close()

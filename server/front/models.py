@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from electra_qa.bundle import Bundle, BundleError
@@ -17,7 +17,7 @@ from ..observe.metrics import RELOAD_FAILED, RELOADED, Metrics
 from ..observe.tracing import Tracing
 from ..settings import ServerSettings
 from ..threads import OwnThread, on_own_thread
-from .model import Model, Parts
+from .model import EngineParts, Model, OnChange, Parts
 from .tokenizer_trial import try_tokenizer
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Models:
         settings: ServerSettings,
         metrics: Metrics,
         tracing: Tracing | None,
-        on_change: Callable[[], Awaitable[None]],
+        on_change: OnChange,
     ) -> None:
         self._load = load
         self._settings = settings
@@ -57,7 +57,7 @@ class Models:
         self._closing = False
         self._retiring: set[asyncio.Task[None]] = set()
         self.current = self._made(parts)
-        metrics.model_changed(parts.bundle, parts.engine.device)
+        metrics.model_changed(parts.bundle, self.current.device)
 
     def reload(self) -> asyncio.Task[str]:
         """Load the bundle anew and put it into force; gives its version. Raises ReloadError.
@@ -94,29 +94,39 @@ class Models:
     async def _change(self) -> None:
         log.info("reloading the bundle")
         parts = await self._loaded()
+        old = self.current
         try:
             if self._closing:
                 raise ReloadError(SHUTTING_DOWN)
-            new = self._made(parts)
+            retiring = self._put_in_force(parts)
         except Exception:
-            await on_own_thread(parts.engine.close)
+            await on_own_thread(parts.close)
             raise
-        old, self.current = self.current, new
-        self._metrics.model_changed(new.bundle, new.device)
         await self._on_change()
-        log.info("model %s is in force, %s finishes its calls", new.version, old.version)
-        retiring = asyncio.create_task(self._retire(old))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
         limit = self._settings.reload_timeout_s
         if not (await asyncio.wait([retiring], timeout=limit))[0]:
             log.warning("model %s is not freed after %g s (reload_timeout_s)", old.version, limit)
+
+    async def change(self, parts: Parts) -> None:
+        """Put what is ready into force; the model before it is freed when its last call is done."""
+        self._put_in_force(parts)
+        await self._on_change()
+
+    def _put_in_force(self, parts: Parts) -> asyncio.Task[None]:
+        """Gives what ends when the model before is freed."""
+        old, self.current = self.current, self._made(parts)
+        self._metrics.model_changed(self.current.bundle, self.current.device)
+        log.info("model %s is in force, %s finishes its calls", self.current.version, old.version)
+        retiring = asyncio.create_task(self._retire(old))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        return retiring
 
     async def _retire(self, old: Model) -> None:
         await old.retire()
         log.info("model %s is freed", old.version)
 
-    async def _loaded(self) -> Parts:
+    async def _loaded(self) -> EngineParts:
         """Raises ReloadError."""
         limit = self._settings.reload_timeout_s
         loading = asyncio.create_task(on_own_thread(self._prepare))
@@ -128,7 +138,7 @@ class Models:
     def _made(self, parts: Parts) -> Model:
         return Model(parts, self._settings, self._metrics, self._tracing, self._on_change)
 
-    def _prepare(self) -> Parts:
+    def _prepare(self) -> EngineParts:
         """Raises ReloadError: its message goes over the wire, its cause only into the log."""
         if self._closing:
             raise ReloadError(SHUTTING_DOWN)
@@ -167,19 +177,19 @@ def _retrieve(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _drop(loading: asyncio.Task[Parts]) -> None:
+def _drop(loading: asyncio.Task[EngineParts]) -> None:
     """Of a load that was given up: free what it may bring after all."""
     if not loading.cancelled() and loading.exception() is None:
-        OwnThread(target=loading.result().engine.close, daemon=True).start()
+        OwnThread(target=loading.result().close, daemon=True).start()
 
 
-def warmed_up(bundle: Bundle, engine: Engine, settings: ServerSettings) -> Parts:
+def warmed_up(bundle: Bundle, engine: Engine, settings: ServerSettings) -> EngineParts:
     """What a model is made of, tried and ready. Raises ValueError and EngineError, and closes the
     engine then."""
     try:
         content = bundle.read_tokenizer()
         try_tokenizer(content)
-        parts = Parts(bundle, engine, Tokenizer(content, bundle.manifest.special_tokens))
+        parts = EngineParts(bundle, engine, Tokenizer(content, bundle.manifest.special_tokens))
         warm_up(engine, parts.tokenizer, warm_up_lengths(settings, bundle))
     except BaseException:
         engine.close()

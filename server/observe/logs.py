@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+TEXT_OF_MANY = "%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s"
 # What `extra=` adds to a record, under one name, so that it can't collide with a record's own.
 FIELDS = "fields"
 
@@ -37,7 +38,14 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, what the record adds, exception."""
+    """One JSON object a line: time, level, logger, message, what the record adds, exception.
+
+    with_process: with the name of the process, too.
+    """
+
+    def __init__(self, *, with_process: bool = False) -> None:
+        super().__init__()
+        self._with_process = with_process
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -45,6 +53,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **({"process": record.processName} if self._with_process else {}),
             **getattr(record, FIELDS, {}),
         }
         if record.exc_info:
@@ -62,10 +71,16 @@ class _Settings:
 _request: ContextVar[dict[str, Any] | None] = ContextVar("request", default=None)
 
 
-def configure(level: str, form: Literal["text", "json"], with_text: bool) -> None:
-    """Log to standard error. with_text: with the texts of callers in the line of a request."""
+def configure(
+    level: str, form: Literal["text", "json"], with_text: bool, *, with_process: bool = False
+) -> None:
+    """Log to standard error. with_text: with the texts of callers in the line of a request.
+    with_process: with the name of the process in each line."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(TEXT))
+    text = TEXT_OF_MANY if with_process else TEXT
+    handler.setFormatter(
+        JsonFormatter(with_process=with_process) if form == "json" else TextFormatter(text)
+    )
     logging.getLogger(GRPC_LOGGER).addFilter(_says_no_header)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     _Settings.with_text = with_text

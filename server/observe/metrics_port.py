@@ -11,10 +11,9 @@ from threading import Lock, Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from ..errors import StartError
-from .metrics import Metrics
 
 # At a time, each on a thread of its own. One that comes when there are so many ends the oldest:
 # requests that stall keep nobody out.
@@ -57,7 +56,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 @contextmanager
-def exposed(metrics: Metrics, address: str | None) -> Iterator[None]:
+def exposed(registry: CollectorRegistry, address: str | None) -> Iterator[None]:
     """Serve /metrics at HOST:PORT inside the block; None for nowhere. Raises StartError."""
     if address is None:
         yield
@@ -71,7 +70,7 @@ def exposed(metrics: Metrics, address: str | None) -> Iterator[None]:
         server = _Server((where[0], int(port)), _Handler)
     except (OSError, ValueError, OverflowError) as error:
         raise StartError(f"can't serve metrics at {address}: {error}") from error
-    server.set_app(make_wsgi_app(metrics.registry))
+    server.set_app(make_wsgi_app(registry))
     thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:

@@ -17,7 +17,7 @@ from electra_qa.engines import EngineSettings
 
 from ..front.calls import Calls
 from ..front.health import Health
-from ..front.model import Parts
+from ..front.model import EngineParts
 from ..front.models import Models, warmed_up
 from ..front.service import SERVICE as QUESTIONS
 from ..front.service import QuestionAnsweringService
@@ -213,7 +213,7 @@ def _cpus() -> int:
     return max(1, int(assigned.get("CPU", 1)))
 
 
-def _loaded(arguments: Arguments, cpus: int) -> Parts:
+def _loaded(arguments: Arguments, cpus: int) -> EngineParts:
     """Raises BundleError, EngineError or ValueError."""
     settings = arguments.settings
     bundle, engine = load(

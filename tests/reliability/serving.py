@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -25,16 +27,31 @@ class Server:
             assert time.monotonic() < give_up, self.log
             time.sleep(0.02)
 
+    def children(self, kind: str) -> list[int]:
+        """The process ids of its "front" or "engine" processes, the last of each number."""
+        started = dict(re.findall(rf"{kind}-(\d+) is process (\d+)", self.log))
+        return [int(pid) for _, pid in sorted(started.items())]
+
     @property
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @contextmanager
 def server(folder: Path, *arguments: str, program: str | None = None) -> Iterator[Server]:
     """program: Python to run instead of `-m electra_qa`."""
     log = folder / "log"
-    how = ["-m", "electra_qa"] if program is None else ["-c", program]
+    how = ["-m", "electra_qa"]
+    if program is not None:
+        # A file: the processes of a server begin with what their first one was.
+        how = [str(folder / "program.py")]
+        (folder / "program.py").write_text(program, encoding="utf-8")
     command = [sys.executable, *how, "serve", *arguments]
     with log.open("wb") as stderr:
         process = subprocess.Popen(command, stderr=stderr)

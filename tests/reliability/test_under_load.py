@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import grpc
+import pytest
 
 from electra_qa.bundle import Bundle
 from electra_qa.client import Client, ElectraQAError, UnavailableError
@@ -20,7 +21,7 @@ from electra_qa.server.errors import SHUTTING_DOWN
 from .callers import KINDS, RAW, Tally, callers
 from .questions import Answer, expected
 from .report import SECONDS, Figures, grown_mb, more
-from .serving import Server, server
+from .serving import Server, free_address, server
 
 OF_EACH_KIND = 2 if SECONDS < 60 else 6
 # A reload, an end, and a kill each need some time to be under load.
@@ -44,6 +45,11 @@ def point_at(link: Path, folder: Path) -> None:
     os.replace(following, link)  # noqa: PTH105
 
 
+def an_address(folder: Path, front_ends: int) -> str:
+    """A Unix socket has one listener."""
+    return free_address() if front_ends > 1 else f"unix:{folder}/socket"
+
+
 def was_refused(error: ElectraQAError) -> bool:
     """Rather than lost: the server said no, or there was none to connect to."""
     return str(error) == SHUTTING_DOWN or str(error).startswith(
@@ -63,7 +69,9 @@ async def wait_until_ready(address: str) -> None:
         await asyncio.to_thread(client.wait_until_ready, 60)
 
 
+@pytest.mark.parametrize("front_ends", [0, 2])
 async def test_any_number_of_reloads_and_then_a_clean_end(
+    front_ends: int,
     tiny_bundle: Bundle,
     tiny_answers: list[Answer],
     other_tiny_bundle: Bundle,
@@ -76,8 +84,9 @@ async def test_any_number_of_reloads_and_then_a_clean_end(
 
     link = tmp_path / "bundle"
     link.symlink_to(tiny_bundle.path)
-    address, admin = f"unix:{tmp_path}/socket", f"unix:{tmp_path}/admin"
+    address, admin = an_address(tmp_path, front_ends), f"unix:{tmp_path}/admin"
     options = ["--bundle", str(link), "--address", address, "--admin-address", admin]
+    options += ["--front-ends", str(front_ends)]
     tally = Tally(right, asks_again=False)
     with server(tmp_path, *options) as serving, figures.timed():
         await wait_until_ready(address)
@@ -113,13 +122,19 @@ async def test_any_number_of_reloads_and_then_a_clean_end(
     assert grown_mb(samples) < 100
 
 
+@pytest.mark.parametrize("front_ends", [0] if SECONDS < 60 else [0, 2])
 async def test_ends_and_kills_lose_nothing(
-    tiny_bundle: Bundle, tiny_answers: list[Answer], tmp_path: Path, figures: Figures
+    tiny_bundle: Bundle,
+    tiny_answers: list[Answer],
+    tmp_path: Path,
+    figures: Figures,
+    front_ends: int,
 ) -> None:
     """What was under way when a server ends in order is answered; what was when it is killed is
     once there is a server again that it is asked of."""
-    address = f"unix:{tmp_path}/socket"
+    address = an_address(tmp_path, front_ends)
     options = ["--bundle", str(tiny_bundle.path), "--address", address]
+    options += ["--front-ends", str(front_ends)]
     tally = Tally({tiny_bundle.version: tiny_answers})
     with figures.timed():
         async with callers(address, tally, OF_EACH_KIND) as finish:

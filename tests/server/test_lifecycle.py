@@ -23,7 +23,9 @@ from electra_qa.server.front.service import SERVICE
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 
-from .conftest import PATIENCE_S, Counted, GatedEngine, until
+from .conftest import PATIENCE_S, Counted, GatedEngine, Starting, until
+
+WITH_FRONT_ENDS = True
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 
@@ -39,10 +41,12 @@ def server_process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-async def test_health_follows_the_server(bundle: Bundle, engine: GatedEngine) -> None:
+async def test_health_follows_the_server(
+    bundle: Bundle, engine: GatedEngine, starting: Starting
+) -> None:
     settings = ServerSettings(address="127.0.0.1:0")
     seen = []
-    async with running(bundle, engine, settings) as address:
+    async with starting(bundle, engine, settings) as (address, _):
         channel = grpc.aio.insecure_channel(address)
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", SERVICE):
@@ -75,10 +79,10 @@ async def draining(address: str) -> None:
 
 
 async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
-    bundle: Bundle, engine: GatedEngine, counted: Counted
+    bundle: Bundle, engine: GatedEngine, counted: Counted, starting: Starting
 ) -> None:
-    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
-    address = await server.__aenter__()
+    server = starting(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address, _ = await server.__aenter__()
     engine.batches.clear()
     async with AsyncClient(address) as client:
         engine.open.clear()
@@ -95,10 +99,10 @@ async def test_draining_finishes_what_was_accepted_and_refuses_what_comes(
 
 
 async def test_draining_ends_a_stream_after_its_answers(
-    bundle: Bundle, engine: GatedEngine, counted: Counted
+    bundle: Bundle, engine: GatedEngine, counted: Counted, starting: Starting
 ) -> None:
-    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
-    address = await server.__aenter__()
+    server = starting(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address, _ = await server.__aenter__()
     engine.batches.clear()
     engine.open.clear()
 
@@ -128,11 +132,11 @@ async def test_draining_ends_a_stream_after_its_answers(
 
 
 async def test_draining_ends_an_idle_stream_of_one_question_at_a_time(
-    bundle: Bundle, engine: GatedEngine
+    bundle: Bundle, engine: GatedEngine, starting: Starting
 ) -> None:
     settings = ServerSettings(address="127.0.0.1:0", max_stream_questions=1)
-    server = running(bundle, engine, settings)
-    address = await server.__aenter__()
+    server = starting(bundle, engine, settings)
+    address, _ = await server.__aenter__()
 
     async def questions():  # type: ignore[no-untyped-def]
         yield "a", ("who?", CONTEXT)
@@ -149,7 +153,7 @@ async def test_draining_ends_an_idle_stream_of_one_question_at_a_time(
 
 
 async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
-    bundle: Bundle, engine: GatedEngine, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, engine: GatedEngine, starting: Starting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
     next_message = Calls.next_message
@@ -159,8 +163,8 @@ async def test_a_stream_that_was_asked_to_its_end_ends_well_while_draining(
         return read[-1]
 
     monkeypatch.setattr(Calls, "next_message", noted)
-    server = running(bundle, engine, ServerSettings(address="127.0.0.1:0"))
-    address = await server.__aenter__()
+    server = starting(bundle, engine, ServerSettings(address="127.0.0.1:0"))
+    address, _ = await server.__aenter__()
     engine.batches.clear()
     engine.open.clear()
 
@@ -189,10 +193,14 @@ async def test_a_port_in_use_is_an_error(bundle: Bundle, engine: GatedEngine) ->
                 pass
 
 
-def test_sigterm_under_load_loses_nothing_and_exits_0(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("front_ends", ["0", "1"])
+def test_sigterm_under_load_loses_nothing_and_exits_0(
+    bundle: Bundle, tmp_path: Path, front_ends: str
+) -> None:
     address = f"unix:{tmp_path}/socket"
+    arguments = ["--bundle", str(bundle.path), "--address", address, "--front-ends", front_ends]
     with (
-        server_process("--bundle", str(bundle.path), "--address", address) as process,
+        server_process(*arguments) as process,
         Client(address) as client,
         grpc.insecure_channel(address) as channel,
     ):
@@ -223,6 +231,9 @@ def _request(question: str):  # type: ignore[no-untyped-def]
     ("arguments", "message"),
     [
         (["--bundle", "/no/such/bundle"], "no bundle at /no/such/bundle: manifest.json"),
+        (["--front-ends", "2", "--bundle", "/no/such/bundle"], "no bundle at /no/such/bundle"),
+        (["--front-ends", "2", "--address", "256.0.0.1:1"], "can't listen on 256.0.0.1:1"),
+        (["--front-ends", "1", "--tls-cert", "/no/such/cert"], "TLS needs both"),
         (["--address", "256.0.0.1:1", "--insecure"], "can't listen on 256.0.0.1:1"),
         (["--max-batch-tokens", "0"], "--max-batch-tokens"),
         (["--warm-up-lengths", "400"], "warm_up_lengths must be 1 to 384"),

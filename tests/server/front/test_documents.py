@@ -23,6 +23,8 @@ from electra_qa.server.front.promising import most_promising
 
 from ..conftest import Counted, GatedEngine, Serving, until
 
+WITH_FRONT_ENDS = True
+
 QUESTION = "who founded rome?"
 TEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 

@@ -29,6 +29,8 @@ from electra_qa.windows import WindowSettings, make_windows
 
 from ..conftest import PATIENCE_S, GatedEngine, Serving
 
+WITH_FRONT_ENDS = True
+
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 # One token that no vocabulary has, for each word.
 LONG_WORDS = " ".join("q" * 18_000 for _ in range(11))

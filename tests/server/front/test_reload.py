@@ -28,10 +28,12 @@ from electra_qa.server.lifecycle import running, started
 from electra_qa.server.loading import load
 from electra_qa.server.settings import ServerSettings
 
-from ..conftest import PATIENCE_S, GatedEngine, until
+from ..conftest import PATIENCE_S, GatedEngine, Starting, until
 from ..observe.test_metrics import free_address, scrape
 from ..test_ecosystem import PINGING
 from ..test_lifecycle import server_process
+
+WITH_FRONT_ENDS = True
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 SETTINGS = ServerSettings(address="127.0.0.1:0", warm_up_lengths="none")
@@ -87,7 +89,15 @@ def source(other_bundle: Bundle) -> Source:
     return source
 
 
-async def test_no_question_fails_while_bundles_change(bundle: Bundle, other_bundle: Bundle) -> None:
+async def told(client: AsyncClient, version: str) -> None:
+    """A front end that is apart from the engine hears of a model a little later."""
+    while (await client.info()).bundle.model_version != version:
+        await asyncio.sleep(0.005)
+
+
+async def test_no_question_fails_while_bundles_change(
+    bundle: Bundle, starting: Starting, other_bundle: Bundle
+) -> None:
     turns = [other_bundle, bundle] * 3
     asked = 0
 
@@ -107,7 +117,7 @@ async def test_no_question_fails_while_bundles_change(bundle: Bundle, other_bund
 
     engine = load_engine(bundle, EngineSettings("null"))
     async with (
-        started(bundle, engine, SETTINGS, load) as (address, models),
+        starting(bundle, engine, SETTINGS, load) as (address, models),
         AsyncClient(address) as client,
     ):
         asking = [asyncio.create_task(ask(client, number)) for number in range(8)]
@@ -124,10 +134,10 @@ async def test_no_question_fails_while_bundles_change(bundle: Bundle, other_bund
 
 
 async def test_a_call_ends_with_the_model_that_it_began_with(
-    bundle: Bundle, engine: GatedEngine, source: Source
+    bundle: Bundle, starting: Starting, engine: GatedEngine, source: Source
 ) -> None:
     async with (
-        started(bundle, engine, SETTINGS, source) as (address, models),
+        starting(bundle, engine, SETTINGS, source) as (address, models),
         AsyncClient(address) as client,
     ):
         engine.batches.clear()
@@ -137,6 +147,7 @@ async def test_a_call_ends_with_the_model_that_it_began_with(
         await engine.taken()
         reloading = models.reload()
         await until(lambda: models.current.bundle is source.bundle)
+        await told(client, source.bundle.version)
         late = await client.answer("who?", CONTEXT)
         assert late.model_version == source.bundle.version
         assert not engine.closed
@@ -152,7 +163,7 @@ async def test_a_call_ends_with_the_model_that_it_began_with(
 
 
 async def test_a_stream_goes_on_from_one_model_to_the_next(
-    bundle: Bundle, engine: GatedEngine, source: Source
+    bundle: Bundle, starting: Starting, engine: GatedEngine, source: Source
 ) -> None:
     asked: asyncio.Queue[tuple[str, tuple[str, str]]] = asyncio.Queue()
 
@@ -161,7 +172,7 @@ async def test_a_stream_goes_on_from_one_model_to_the_next(
             yield await asked.get()
 
     async with (
-        started(bundle, engine, SETTINGS, source) as (address, models),
+        starting(bundle, engine, SETTINGS, source) as (address, models),
         AsyncClient(address) as client,
     ):
         answers = client.answer_stream(questions())
@@ -178,7 +189,7 @@ async def test_a_stream_goes_on_from_one_model_to_the_next(
 
 
 async def test_nothing_of_the_bundle_before_is_used(
-    bundle: Bundle, engine: GatedEngine, source: Source
+    bundle: Bundle, starting: Starting, engine: GatedEngine, source: Source
 ) -> None:
     async def answers(address: str) -> tuple[list[Any], pb.BundleInfo]:
         async with AsyncClient(address) as client:
@@ -190,7 +201,7 @@ async def test_nothing_of_the_bundle_before_is_used(
             info = (await client.info()).bundle
         return [replace(result, queue_ms=0, engine_ms=0) for result in results], info
 
-    async with started(bundle, engine, SETTINGS, source) as (address, models):
+    async with starting(bundle, engine, SETTINGS, source) as (address, models):
         before = await answers(address)
         await models.reload()
         after = await answers(address)
@@ -213,6 +224,7 @@ async def test_nothing_of_the_bundle_before_is_used(
 )
 async def test_what_can_not_be_loaded_changes_nothing(
     bundle: Bundle,
+    starting: Starting,
     engine: GatedEngine,
     source: Source,
     error: Exception,
@@ -221,7 +233,7 @@ async def test_what_can_not_be_loaded_changes_nothing(
 ) -> None:
     source.error = error
     async with (
-        started(bundle, engine, SETTINGS, source) as (address, models),
+        starting(bundle, engine, SETTINGS, source) as (address, models),
         AsyncClient(address) as client,
     ):
         with pytest.raises(ReloadError, match=message) as caught:
@@ -234,13 +246,13 @@ async def test_what_can_not_be_loaded_changes_nothing(
 
 
 async def test_what_does_not_run_changes_nothing(
-    bundle: Bundle, engine: GatedEngine, source: Source
+    bundle: Bundle, starting: Starting, engine: GatedEngine, source: Source
 ) -> None:
     broken = an_engine()
     broken.failing_lengths = set(broken.buckets)
     source.engine = broken
     async with (
-        started(bundle, engine, SETTINGS, source) as (address, models),
+        starting(bundle, engine, SETTINGS, source) as (address, models),
         AsyncClient(address) as client,
     ):
         with pytest.raises(ReloadError, match="warm-up"):
@@ -250,11 +262,11 @@ async def test_what_does_not_run_changes_nothing(
 
 
 async def test_a_tokenizer_that_is_none_changes_nothing(
-    bundle: Bundle, engine: GatedEngine, source: Source, tmp_path: Path
+    bundle: Bundle, starting: Starting, engine: GatedEngine, source: Source, tmp_path: Path
 ) -> None:
     files = {"tokenizer.json": b"{}", bundle.graph_path.name: bundle.graph_path.read_bytes()}
     source.bundle = write_bundle(tmp_path / "bundle", bundle.manifest, files)
-    async with started(bundle, engine, SETTINGS, source) as (_, models):
+    async with starting(bundle, engine, SETTINGS, source) as (_, models):
         with pytest.raises(ReloadError, match="warm-up"):
             await models.reload()
         assert models.current.version == bundle.version
@@ -263,10 +275,10 @@ async def test_a_tokenizer_that_is_none_changes_nothing(
 
 
 async def test_who_asks_during_a_reload_shares_the_next(
-    bundle: Bundle, engine: GatedEngine, source: Source
+    bundle: Bundle, starting: Starting, engine: GatedEngine, source: Source
 ) -> None:
     source.gate.clear()
-    async with started(bundle, engine, SETTINGS, source) as (_, models):
+    async with starting(bundle, engine, SETTINGS, source) as (_, models):
         first = models.reload()
         await until(lambda: source.loads)
         later = [models.reload() for _ in range(3)]
@@ -276,10 +288,10 @@ async def test_who_asks_during_a_reload_shares_the_next(
 
 
 async def test_stopping_during_a_reload_frees_what_it_loaded(
-    bundle: Bundle, engine: GatedEngine, source: Source
+    bundle: Bundle, starting: Starting, engine: GatedEngine, source: Source
 ) -> None:
     source.gate.clear()
-    async with started(bundle, engine, SETTINGS, source) as (_, models):
+    async with starting(bundle, engine, SETTINGS, source) as (_, models):
         reloading = [models.reload()]
         await until(lambda: source.loads)
         reloading.append(models.reload())
@@ -422,8 +434,9 @@ def test_a_load_keeps_to_the_folder_that_the_link_had(bundle: Bundle, tmp_path: 
     assert loaded.path == bundle.path.resolve()
 
 
+@pytest.mark.parametrize("front_ends", ["0", "1"])
 def test_sighup_and_the_command_reload_what_the_link_points_to(
-    bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+    bundle: Bundle, other_bundle: Bundle, tmp_path: Path, front_ends: str
 ) -> None:
     address, admin = f"unix:{tmp_path}/socket", f"unix:{tmp_path}/admin"
     link = tmp_path / "bundle"
@@ -439,6 +452,7 @@ def test_sighup_and_the_command_reload_what_the_link_points_to(
 
     arguments = ["--bundle", str(link), "--engine", "null", "--address", address]
     arguments += ["--admin-address", admin, "--warm-up-lengths", "none"]
+    arguments += ["--front-ends", front_ends]
     with server_process(*arguments) as process, Client(address) as client:
         client.wait_until_ready(60)
         assert client.answer("who?", CONTEXT).model_version == bundle.version

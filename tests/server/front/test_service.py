@@ -30,6 +30,8 @@ from electra_qa.server.settings import ServerSettings
 
 from ..conftest import PATIENCE_S, Counted, GatedEngine, Serving, until
 
+WITH_FRONT_ENDS = True
+
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
 
 

@@ -21,7 +21,7 @@ async def test_stalled_requests_are_bounded(said: bytes) -> None:
     address = free_address()
     host, _, port = address.rpartition(":")
     before = threading.active_count()
-    with exposed(Metrics(), address), ExitStack() as stalled:
+    with exposed(Metrics().registry, address), ExitStack() as stalled:
         for _ in range(40):
             connection = stalled.enter_context(socket.create_connection((host, int(port)), 60))
             connection.sendall(said)
@@ -36,5 +36,8 @@ async def test_a_request_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(metrics_port._Handler, "timeout", 0.2)
     address = free_address()
     host, _, port = address.rpartition(":")
-    with exposed(Metrics(), address), socket.create_connection((host, int(port)), 60) as stalled:
+    with (
+        exposed(Metrics().registry, address),
+        socket.create_connection((host, int(port)), 60) as stalled,
+    ):
         assert await asyncio.to_thread(stalled.recv, 1) == b""
