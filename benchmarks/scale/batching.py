@@ -21,6 +21,9 @@ SHORTEST_SHARE = 0.75
 SPREAD = 4
 DEADLINE_SHARE = 0.7
 HALF_LIFE_S = 2.0
+# How long Python's lock may keep the engine's thread from padding its batch while the event loop of
+# the same process has work: `electra-qa serve` sets the interval at which threads are switched.
+SWITCH_INTERVAL_S = 0.001
 
 
 @dataclass(eq=False, slots=True)
@@ -112,8 +115,12 @@ class Batcher:
                 if not call.missing and not call.is_expired:
                     call.ended(True)
 
+        def start() -> None:
+            lock_s = min(self._loop.backlog_s, SWITCH_INTERVAL_S)
+            self._clock.at(self._clock.now + lock_s, lambda: self.device.work(seconds, finish))
+
         # What has not been read from a socket yet does not hold up the loop's next turn.
-        self._loop.work(times.host_batch_s, lambda: self.device.work(seconds, finish), is_next=True)
+        self._loop.work(times.host_batch_s, start, is_next=True)
 
     def _choose(self) -> tuple[int, list[tuple[int, Call]]] | None:
         heads = [(head, n) for n in list(self._waiting) if (head := self._head(n)) is not None]

@@ -38,7 +38,14 @@ class Station:
         self._clock = clock
         self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
         self._works = False
+        self._waiting_s = self._free_at = 0.0
         self.busy_s = 0.0
+
+    @property
+    def backlog_s(self) -> float:
+        """Of what it works on, and all that waits."""
+        own_s = self._free_at - self._clock.now if self._works else 0.0
+        return max(0.0, self._waiting_s + own_s)
 
     def work(self, seconds: float, then: Callable[[], None], *, is_next: bool = False) -> None:
         """Take something that takes so long; `then` once it is done.
@@ -49,14 +56,17 @@ class Station:
             self._waiting.appendleft((seconds, then))
         else:
             self._waiting.append((seconds, then))
+        self._waiting_s += seconds
         if not self._works:
             self._begin()
 
     def _begin(self) -> None:
         seconds, then = self._waiting.popleft()
         self._works = True
+        self._waiting_s -= seconds
         self.busy_s += seconds
-        self._clock.at(self._clock.now + seconds, partial(self._end, then))
+        self._free_at = self._clock.now + seconds
+        self._clock.at(self._free_at, partial(self._end, then))
 
     def _end(self, then: Callable[[], None]) -> None:
         self._works = False
