@@ -74,8 +74,8 @@ thread = threading.Thread(
     target=lambda: [answered.append(one) for one in client.answer_stream(stream(60))]
 )
 thread.start()
-# Where another thread is within gRPC at the moment of the fork, a child that asks may end by a check
-# of gRPC's own: the call is open, and nothing is on its way.
+# Where another thread is within gRPC at the moment of the fork, a child that asks may end by a
+# check of gRPC's own: the call is open, and nothing is on its way.
 while len(answered) < 30:
     time.sleep(0.01)
 time.sleep(0.5)

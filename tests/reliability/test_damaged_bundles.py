@@ -13,9 +13,9 @@ import pytest
 
 from electra_qa.bundle import MANIFEST, Bundle, BundleError, load_bundle
 from electra_qa.engines import EngineSettings, load_engine
-from electra_qa.server.cli import load
 from electra_qa.server.errors import ReloadError
 from electra_qa.server.lifecycle import started
+from electra_qa.server.loading import load
 from electra_qa.server.settings import ServerSettings
 
 REGIONS = 40
