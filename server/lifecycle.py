@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -197,7 +197,7 @@ async def serve_until(
         async with started(bundle, engine, settings, load, ended.set) as (address, models):
             is_up.set()
             on_ready(bundle, engine, address)
-            reloading = asyncio.create_task(_reload_at(hangup, models))
+            reloading = asyncio.create_task(reload_at(hangup, models.reload))
             await _first(stop, ended)
             reloading.cancel()
             if ended.is_set():
@@ -231,12 +231,13 @@ async def _first(*events: asyncio.Event) -> None:
         task.cancel()
 
 
-async def _reload_at(hangup: asyncio.Event, models: Models) -> None:
+async def reload_at(hangup: asyncio.Event, reload: Callable[[], Awaitable[str]]) -> None:
+    """Whenever it is set, until this is cancelled."""
     while True:
         await hangup.wait()
         hangup.clear()
         with suppress(Exception):  # the log has it
-            await asyncio.shield(models.reload())
+            await asyncio.shield(reload())
 
 
 async def _drain(

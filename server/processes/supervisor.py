@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 
 from ..admin import administered
 from ..errors import ReloadError, StartError
+from ..lifecycle import reload_at
 from ..observe.metrics_port import exposed
 from .child import Child
 from .children import engine_process, front_process
@@ -48,18 +49,10 @@ async def supervise_until(
             log.info("stopped before it was ready")
             return
         on_ready(*ready)
-        reloading = asyncio.create_task(_reload_at(hangup, supervisor))
+        reloading = asyncio.create_task(reload_at(hangup, supervisor.reload))
         await stop.wait()
         reloading.cancel()
         log.info("stopping: finishing what was accepted")
-
-
-async def _reload_at(hangup: asyncio.Event, supervisor: _Supervisor) -> None:
-    while True:
-        await hangup.wait()
-        hangup.clear()
-        with suppress(Exception):  # the log has it
-            await asyncio.shield(asyncio.ensure_future(supervisor.reload()))
 
 
 class _Supervisor:
