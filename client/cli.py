@@ -24,6 +24,7 @@ from rich.progress import (
 from electra_qa.bundle import BundleError, load_bundle
 from electra_qa.configuration import Effective, effective_elsewhere
 from electra_qa.credentials import CredentialsError
+from electra_qa.devices import parse_devices
 from electra_qa.engines import EngineError, EngineSettings, load_engine
 from electra_qa.model_options import ModelChoice
 from electra_qa.squad import SquadError, read_by_id, read_squad, squad_metrics
@@ -278,8 +279,7 @@ def _local(server: ServerChoice, settings: list[Effective]) -> dict[str, Any]:
         choice = ModelChoice(*(in_force[one.name].value for one in fields(ModelChoice)))
         choice.check()
     values = {one.name: in_force[one.name].value for one in fields(EngineSettings)}
-    if in_force["engine"].value is not None:
-        values["device"] = in_force["engine"].value
+    values["device"] = in_force["engine"].value or parse_devices(values["device"]).kind
     bundle = load_bundle(choice.path(values["device"]))
     try:
         device = load_engine(bundle, EngineSettings(**values)).device

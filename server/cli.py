@@ -7,13 +7,11 @@ import functools
 import logging
 import multiprocessing
 import os
-import re
 import select
 import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -22,6 +20,7 @@ import click
 
 from electra_qa.bundle import Bundle, BundleError
 from electra_qa.configuration import effective
+from electra_qa.devices import parse_devices
 from electra_qa.engines import Engine, EngineError, EngineSettings
 from electra_qa.model_options import ModelChoice, model_options
 from electra_qa.settings import settings_options
@@ -44,33 +43,25 @@ SERVING = "serving %s (%s, %s) on %s, %s"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@dataclass(frozen=True, slots=True)
-class _Device:
-    """number: None for the first of them."""
+class _DevicesType(click.ParamType):
+    """Stays a text: `info` shows it, and the configuration is checked with it."""
 
-    kind: Literal["cpu", "gpu"]
-    number: int | None
+    name = "devices"
 
-
-def _parse_devices(_: click.Context, __: click.Parameter, text: str) -> tuple[_Device, ...]:
-    matches = [re.fullmatch(r"(cpu|gpu)(?::(\d+))?", part.strip()) for part in text.split(",")]
-    devices = [
-        _Device("gpu" if match[1] == "gpu" else "cpu", int(match[2]) if match[2] else None)
-        for match in matches
-        if match
-    ]
-    if len(devices) < len(matches) or len({device.kind for device in devices}) > 1:
-        raise click.BadParameter(f"{text!r} is not cpu, gpu, or a list like gpu:0,gpu:1")
-    return tuple(devices)
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            parse_devices(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 @click.command()
 @model_options("The bundle to serve.")
 @click.option(
     "--device",
-    "devices",
     metavar="cpu|gpu|gpu:N,…",
-    callback=_parse_devices,
+    type=_DevicesType(),
     default="cpu",
     show_default=True,
     help="OpenVINO on a CPU, or TensorRT on an NVIDIA GPU; gpu:0,gpu:1 for several of them, with "
@@ -117,7 +108,7 @@ def _parse_devices(_: click.Context, __: click.Parameter, text: str) -> tuple[_D
 @click.option("--log-text", is_flag=True, help="Write callers' texts into the lines of requests.")
 def serve(
     choice: ModelChoice,
-    devices: tuple[_Device, ...],
+    device: str,
     engine_name: Literal["null"] | None,
     hardware_compatible: bool,
     version_compatible: bool,
@@ -138,10 +129,11 @@ def serve(
     for one in effective(click.get_current_context()):
         if one.source != "default":
             log.info("%s is %s (%s)", one.name, one.value, one.source)
+    devices = parse_devices(device)
     try:
         chosen = ServerSettings(**settings)
         engine_settings = EngineSettings(
-            engine_name or devices[0].kind,
+            engine_name or devices.kind,
             threads,
             streams,
             chosen.max_batch_tokens,
@@ -152,12 +144,12 @@ def serve(
         if chosen.front_ends:
             plan = Plan(
                 choice,
-                tuple(Device(engine_settings, device.number) for device in devices),
+                tuple(Device(engine_settings, number) for number in devices.numbers),
                 chosen,
                 LogSettings(log_level, log_format, log_text),
             )
             asyncio.run(_serve(functools.partial(_supervise, plan), until_stdin_closes))
-        elif len(devices) > 1 or devices[0].number is not None:
+        elif devices.numbers != (None,):
             raise click.UsageError("--device with a number, or several: of --front-ends")
         else:
             serving = functools.partial(_serve_alone, loading, chosen)

@@ -123,7 +123,7 @@ def test_a_switch_in_the_file_is_turned_off_by_a_variable(file: Path) -> None:
         ("[serve]\nmax_windows = 5.5", "'5.5' is not a valid integer"),
         ("[serve]\nmax_windows = true", "'True' is not a valid integer"),
         ("[serve]\nhardware_compatible = 5", "'5' is not a valid boolean"),
-        ("[serve]\ndevice = 'tpu'", "'tpu' is not one of 'cpu', 'gpu'"),
+        ("[serve]\ndevice = 'tpu'", "'tpu' is not cpu, gpu, or a list like gpu:0,gpu:1"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(file: Path, content: str | bytes, message: str) -> None:
