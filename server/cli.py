@@ -43,17 +43,13 @@ SERVING = "serving %s (%s, %s) on %s, %s"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class _DevicesType(click.ParamType):
-    """Stays a text: `info` shows it, and the configuration is checked with it."""
-
-    name = "devices"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            parse_devices(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return value
+def _devices(text: str) -> str:
+    """Checked, and still a text: as `info` shows it."""
+    try:
+        parse_devices(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return text
 
 
 @click.command()
@@ -61,7 +57,7 @@ class _DevicesType(click.ParamType):
 @click.option(
     "--device",
     metavar="cpu|gpu|gpu:N,…",
-    type=_DevicesType(),
+    type=_devices,
     default="cpu",
     show_default=True,
     help="OpenVINO on a CPU, or TensorRT on an NVIDIA GPU; gpu:0,gpu:1 for several of them, with "
