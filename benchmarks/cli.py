@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from electra_qa.squad import SquadError
 from electra_qa.squad_files import SquadFile
 from electra_qa.versions import installed_versions
 
+from .addresses import free_address
 from .bench import Bench, NothingAnsweredError, Settings
 from .calls import CHANNEL_OPTIONS
 from .environment import server_info, this_machine
@@ -345,16 +345,10 @@ def _server(
                 raise click.ClickException(f"the server at {address} is shutting down")
         yield address, metrics_url
         return
-    metrics_address = f"127.0.0.1:{_free_port()}"
+    metrics_address = free_address()
     arguments = ["--metrics-address", metrics_address, *arguments]
     with ServerProcess(bundle, device=device, arguments=arguments) as server:
         yield server.address, f"http://{metrics_address}/metrics"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def _info(address: str, credentials: Credentials) -> pb.GetInfoResponse:

@@ -26,11 +26,6 @@ def needs_host(options: DecodeOptions, n_best_size: int, max_answer_length_limit
     )
 
 
-def needs_logits(options: DecodeOptions, n_best_size: int, max_answer_length_limit: int) -> bool:
-    """Whether the logits of each position are looked at, and not only a window's best spans."""
-    return options.apart or needs_host(options, n_best_size, max_answer_length_limit)
-
-
 def decode_on_host(
     windows: Sequence[Window],
     decoded: Sequence[DecodedWindow],

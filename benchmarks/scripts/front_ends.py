@@ -13,10 +13,8 @@ python benchmarks/scripts/front_ends.py --data dev-v2.0.json
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import multiprocessing
-import socket
 import subprocess
 import sys
 import time
@@ -33,6 +31,7 @@ import numpy as np
 import psutil
 from served_share import windows_of
 
+from electra_qa.benchmarks.addresses import free_address
 from electra_qa.benchmarks.calls import CHANNEL_OPTIONS, BatchCalls, UnaryCalls
 from electra_qa.benchmarks.environment import this_machine
 from electra_qa.benchmarks.load import OK, closed_loop
@@ -40,6 +39,7 @@ from electra_qa.benchmarks.workload import Mode, Workload, serialized_requests
 from electra_qa.bundle import default_bundle_path, load_bundle
 from electra_qa.client import Client
 from electra_qa.engines import EngineSettings, load_engine
+from electra_qa.server.collector import keep_what_is_there
 from electra_qa.server.engine.batcher import WindowRequest
 from electra_qa.server.observe.metrics import Metrics
 from electra_qa.server.processes.engine_process import engine_at
@@ -90,9 +90,7 @@ class EngineCost:
 
 @contextmanager
 def server(front_ends: int, options: Sequence[str]) -> Iterator[tuple[str, psutil.Process]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     command = [sys.executable, "-m", "electra_qa", "serve", "--address", address]
     command += ["--engine", "null", "--front-ends", str(front_ends), "--log-level", "warning"]
     process = subprocess.Popen([*command, *options])
@@ -171,8 +169,7 @@ def engine_alone(path: str) -> None:
         engine = load_engine(bundle, EngineSettings("null"))
         settings = ServerSettings(warm_up_lengths="none")
         async with engine_at(path, bundle, engine, Metrics(), settings, None):
-            gc.collect()
-            gc.freeze()  # as the server's processes do
+            keep_what_is_there()
             await asyncio.Event().wait()
 
     asyncio.run(serve())

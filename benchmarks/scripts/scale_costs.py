@@ -14,7 +14,6 @@ import asyncio
 import os
 import random
 import shlex
-import socket
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ import grpc
 import numpy as np
 from served_share import sorted_batches, windows_by_question, windows_of
 
+from electra_qa.benchmarks.addresses import free_address
 from electra_qa.benchmarks.calls import CHANNEL_OPTIONS, open_calls
 from electra_qa.benchmarks.environment import this_machine
 from electra_qa.benchmarks.load import OK, closed_loop
@@ -74,13 +74,6 @@ def spread(values: Sequence[float]) -> Spread:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        port: int = some.getsockname()[1]
-        return port
-
-
 async def ask(address: str, url: str, requests: Sequence[bytes], mode: Mode) -> Served:
     size, callers = MODES[mode]
     before = await asyncio.to_thread(read_counters, url)
@@ -105,15 +98,15 @@ async def ask(address: str, url: str, requests: Sequence[bytes], mode: Mode) -> 
 
 def served(workload: Workload, texts: str, arguments: Sequence[str]) -> dict[str, list[Served]]:
     """{way to ask: its rounds}, in turns, after one that does not count."""
-    port = free_port()
-    arguments = [*arguments, "--engine", "null", "--metrics-address", f"127.0.0.1:{port}"]
+    metrics = free_address()
+    arguments = [*arguments, "--engine", "null", "--metrics-address", metrics]
     rng = np.random.default_rng(0)
     requests = {mode: serialized_requests(workload, mode, MODES[mode][0], rng) for mode in MODES}
     rounds: dict[str, list[Served]] = defaultdict(list)
     with ServerProcess(arguments=arguments) as server:
         for number in range(1 + ROUNDS):
             for mode, of_mode in requests.items():
-                url = f"http://127.0.0.1:{port}/metrics"
+                url = f"http://{metrics}/metrics"
                 one = asyncio.run(ask(server.address, url, of_mode, mode))
                 if number:
                     rounds[f"{mode}, {texts}"].append(one)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from electra_qa.bundle import Manifest
 from electra_qa.engines import usable_cpus
-from electra_qa.host_decode import needs_host, needs_logits
+from electra_qa.host_decode import needs_host
 from electra_qa.tokenization import TokenizedContext, Tokenizer
 from electra_qa.windows import Window, count_windows, make_windows
 
@@ -127,7 +127,8 @@ class Answerer:
             submitted = time.monotonic()
             longest = self._manifest.max_answer_length_limit
             answer_length = min(options.decode.max_answer_length, longest)
-            with_logits = needs_logits(options.decode, self._manifest.n_best_size, longest)
+            on_host = needs_host(options.decode, self._manifest.n_best_size, longest)
+            with_logits = on_host or options.decode.apart
             requests = [
                 WindowRequest(p.windows, answer_length, with_logits)
                 for p in prepared
@@ -139,18 +140,18 @@ class Answerer:
             mergeable: list[Mergeable] = [
                 Computed(p, next(following)) if isinstance(p, Prepared) else p for p in prepared
             ]
-            merging = self._merging(options, len(questions), waiting)
+            merging = self._merging(options, len(questions), waiting, on_host=on_host)
             slices = await in_slices(merging.merge, mergeable, merging.cost, waiting)
             if self._tracing is not None:
                 self._tracing.answered(_spent(outcomes, began, submitted, finished))
             return [one for part in slices for one in part]
 
-    def _merging(self, options: QuestionOptions, questions: int, waiting: Waiting) -> Merging:
-        manifest = self._manifest
-        on_host = needs_host(options.decode, manifest.n_best_size, manifest.max_answer_length_limit)
+    def _merging(
+        self, options: QuestionOptions, questions: int, waiting: Waiting, *, on_host: bool
+    ) -> Merging:
         return Merging(
             options.decode,
-            manifest.n_best_size,
+            self._manifest.n_best_size,
             on_host=on_host,
             max_bytes=self._settings.max_response_bytes,
             questions=questions,

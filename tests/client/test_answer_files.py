@@ -10,7 +10,6 @@ import math
 import os
 import pty
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -36,6 +35,8 @@ from electra_qa.client.answer_files.lines import LinesWriter
 from electra_qa.client.answer_files.rows import ADDED, FileError, Names, bad_row, row_of
 from electra_qa.client.answer_files.run import Job, run
 from electra_qa.private import ServerProcess
+
+from ..addresses import free_address
 
 NULL = ["--engine", "null", "--warm-up-lengths", "none"]
 ROME = {"question": "Who founded Rome?", "context": "Rome was founded by Romulus."}
@@ -553,13 +554,6 @@ def test_two_runs_do_not_write_one_output(null_server: ServerProcess, tmp_path: 
     assert len(read(target)) == 5_000
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def serve() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
     """Starts a null server at an address; returns once it is ready."""
@@ -582,7 +576,7 @@ def serve() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
 def test_a_server_may_be_away_for_a_while(
     serve: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     first = serve(address)
     source, target = write(tmp_path / "in.csv", numbered(12_000)), tmp_path / "out.csv"
     process = start("--input", source, "--output", target, "--address", address)
@@ -604,7 +598,7 @@ def test_a_server_may_be_away_for_a_while(
 def test_a_server_that_stays_away_ends_the_run_which_can_be_gone_on_with(
     serve: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = free_address()
     first = serve(address)
     source, target = write(tmp_path / "in.csv", numbered(12_000)), tmp_path / "out.csv"
     arguments = ["--input", source, "--output", target, "--address", address]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from electra_qa.engines import EngineSettings, load_engine
 from electra_qa.server.cli import serve
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
+
+from ..addresses import free_address
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -62,9 +63,7 @@ def scraped() -> Scrape:
 async def _scrape() -> Scrape:
     bundle = load_bundle(default_bundle_path())
     engine = load_engine(bundle, EngineSettings("null"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     settings = ServerSettings(
         address="127.0.0.1:0", metrics_address=address, warm_up_lengths="none"
     )

@@ -3,7 +3,6 @@ have one."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from ray.cluster_utils import Cluster
 from ray.serve.config import gRPCOptions
 
 from electra_qa.server.ray import build
+
+from ..addresses import free_port
 
 SERVICERS = [
     f"electra_qa.server.ray.proxy.add_{name}"
@@ -66,16 +67,13 @@ class RayCluster:
 
 @contextmanager
 def running_cluster() -> Iterator[RayCluster]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         # Of the processes that are started here.
         patch.setenv(
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "electra_qa.server.ray.pings.allow"
         )
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        yield from _cluster(port)
+        yield from _cluster(free_port())
 
 
 def _cluster(port: int) -> Iterator[RayCluster]:

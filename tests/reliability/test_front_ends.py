@@ -12,8 +12,9 @@ from pathlib import Path
 from electra_qa.bundle import Bundle
 from electra_qa.client import AsyncClient, ElectraQAError, Result, UnavailableError
 
+from ..addresses import free_address
 from .report import SECONDS, Figures
-from .serving import Server, free_address, server
+from .serving import Server, server
 from .test_overload import CAPACITY, SLOW, Overload
 
 FRONT_ENDS = 2

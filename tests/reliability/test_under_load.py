@@ -18,10 +18,11 @@ from electra_qa.bundle import Bundle
 from electra_qa.client import Client, ElectraQAError, UnavailableError
 from electra_qa.server.errors import SHUTTING_DOWN
 
+from ..addresses import free_address
 from .callers import KINDS, RAW, Tally, callers
 from .questions import Answer, expected
 from .report import SECONDS, Figures, grown_mb, more
-from .serving import Server, free_address, server
+from .serving import Server, server
 
 OF_EACH_KIND = 2 if SECONDS < 60 else 6
 # A reload, an end, and a kill each need some time to be under load.

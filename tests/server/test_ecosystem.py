@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from electra_qa.rpc.open_inference_grpc_pb2_grpc import GRPCInferenceServiceStub
 from electra_qa.server.lifecycle import SERVICES, running
 from electra_qa.server.settings import ServerSettings
 
+from ..addresses import free_address
 from .conftest import GatedEngine, Serving
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
@@ -91,9 +91,7 @@ async def test_nothing_is_ready_before_the_engine_is_warm(
     bundle: Bundle, engine: GatedEngine
 ) -> None:
     """A free port is taken first: while it warms up the server says its address to nobody."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     engine.open.clear()
     server = running(bundle, engine, ServerSettings(address=address))
     starting = asyncio.create_task(server.__aenter__())

@@ -32,8 +32,9 @@ from electra_qa.server.settings import ServerSettings
 from electra_qa.spans import Answer, Prediction
 from electra_qa.tokenization import Tokenizer
 
+from ...addresses import free_address
 from ..conftest import GatedEngine, Serving
-from ..observe.test_metrics import free_address, scrape
+from ..observe.test_metrics import scrape
 from .test_stream_contexts import answers
 
 CONTEXT = "Rollo came from Denmark. The Normans came from all over."

@@ -28,8 +28,9 @@ from electra_qa.server.lifecycle import running, started
 from electra_qa.server.loading import load
 from electra_qa.server.settings import ServerSettings
 
+from ...addresses import free_address
 from ..conftest import PATIENCE_S, GatedEngine, Starting, until
-from ..observe.test_metrics import free_address, scrape
+from ..observe.test_metrics import scrape
 from ..test_ecosystem import PINGING
 from ..test_lifecycle import server_process
 

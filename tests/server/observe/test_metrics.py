@@ -24,6 +24,7 @@ from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 from electra_qa.tokenization import Tokenizer
 
+from ...addresses import free_address
 from ..conftest import GatedEngine
 
 CONTEXT = "Rollo came from Denmark. The Normans came from all over."
@@ -31,12 +32,6 @@ CONTEXT = "Rollo came from Denmark. The Normans came from all over."
 LONG = " ".join(map(str, range(30_000)))
 # How long the gate of the engine is held.
 HELD_S = 0.2
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def scrape(address: str) -> dict[tuple[str, str], float]:

@@ -15,9 +15,9 @@ from electra_qa.client import AsyncClient
 from electra_qa.server.lifecycle import running
 from electra_qa.server.settings import ServerSettings
 
+from ...addresses import free_address
 from ..conftest import GatedEngine
 from .metrics_lint import lint
-from .test_metrics import free_address
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from electra_qa.server.observe import metrics_port
 from electra_qa.server.observe.metrics import Metrics
 from electra_qa.server.observe.metrics_port import MAX_REQUESTS, exposed
 
-from .test_metrics import free_address, scrape
+from ...addresses import free_address
+from .test_metrics import scrape
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /metrics HTTP/1.1\r\n"])

@@ -21,9 +21,10 @@ from electra_qa.client import Client, Result
 from electra_qa.rpc import electra_qa_pb2 as pb
 from electra_qa.rpc.electra_qa_pb2_grpc import QuestionAnsweringStub
 
+from ...addresses import free_address
 from ...reliability.serving import Server, server
 from ..observe.metrics_lint import lint
-from ..observe.test_metrics import free_address, scrape
+from ..observe.test_metrics import scrape
 from ..test_lifecycle import server_process
 
 CONTEXT = "Rome was founded by Romulus in 753 BC, says the legend."
