@@ -82,7 +82,7 @@ def _devices(text: str) -> str:
     "--streams",
     type=click.IntRange(min=1),
     help="Batches that are computed side by side, on a CPU on a share of the threads each.  "
-    "[default: one for every four threads, on a GPU 2]",
+    "[default: on a CPU 1 while one is there, more while several are; on a GPU 2]",
 )
 @settings_options(ServerSettings)
 @click.option("--until-stdin-closes", is_flag=True, hidden=True)

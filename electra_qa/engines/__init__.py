@@ -58,7 +58,7 @@ class EngineSettings:
         "null" (nothing is computed).
     threads: CPU threads to use; None for as many as the process may run on at a time.
     streams: how many batches are computed side by side, on a CPU each on its share of the threads;
-        None for what suits the machine.
+        None for what suits the machine, on a CPU also how many batches there are.
     max_batch_tokens: the token budget of one run, padding included; None for what suits the
         machine.
     hardware_compatible, version_compatible: of a TensorRT engine file: let it run on other GPUs

@@ -15,12 +15,12 @@ from . import (
     EngineSettings,
     allowed_cpus,
     cpu_batch_tokens,
-    cpu_streams,
     cpu_threads,
     steps,
     usable_cpus,
 )
 from .checked_graph import checked_graph
+from .forms import Forms
 from .pool import Pool
 
 # x86 has no float16 arithmetic to speak of. What these compute in float16 on a GPU is computed in
@@ -51,40 +51,49 @@ def precision_config(core: openvino.Core, bundle: Bundle) -> dict[str, str]:
 
 
 class OpenVINOEngine:
-    """One compiled graph on the CPU; each stream computes one batch at a time on its threads.
+    """A graph on the CPU, compiled twice: for a batch that is alone, with all threads, and for
+    several side by side, as OpenVINO's hints for latency and for throughput divide the threads.
 
-    One request more than streams, so that the next batch is there when one ends.
+    One request more than streams, so that the next batch is there when one ends. With `streams` in
+    the settings, or a single thread, it is compiled once.
     """
 
     def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         core = openvino_core()
-        streams = settings.streams or cpu_streams(cpu_threads(settings))
-        precision = precision_config(core, bundle)
-        config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(streams)} | precision
+        config = precision_config(core, bundle)
+        precision = config["INFERENCE_PRECISION_HINT"]
         # Which CPUs it may run on OpenVINO sees by itself, and which of them share a core.
         if settings.threads is not None or usable_cpus() < allowed_cpus():
             config["INFERENCE_NUM_THREADS"] = str(cpu_threads(settings))
         graph = checked_graph(bundle)
         try:
             model = core.read_model(graph.content if not graph.data else str(bundle.graph_path))
-            compiled = core.compile_model(model, "CPU", config)
+            compiled = [
+                core.compile_model(model, "CPU", config | form) for form in _forms(settings)
+            ]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
         if graph.data:  # else no file was opened again
             bundle.check_unchanged([bundle.graph_path.name, *graph.data])
-        threads = compiled.get_property("INFERENCE_NUM_THREADS")
-        streams = compiled.get_property("NUM_STREAMS")  # at most one for each thread
+        divided = compiled[-1]
+        threads = divided.get_property("INFERENCE_NUM_THREADS")
+        streams = divided.get_property("NUM_STREAMS")  # at most one for each thread
         self.batch_tokens = cpu_batch_tokens(settings, threads // streams)
         self.slots = streams + 1
-        self._requests = Pool(compiled.create_infer_request() for _ in range(self.slots))
+        side_by_side = [divided.create_infer_request() for _ in range(self.slots)]
+        self._requests: Pool[openvino.InferRequest] | Forms[openvino.InferRequest] = (
+            Forms(compiled[0].create_infer_request(), side_by_side)
+            if len(compiled) > 1 and streams > 1
+            else Pool(side_by_side)
+        )
         self.device = (
             f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME')}), "
             f"{streams} × {threads // streams} threads, "
             f"OpenVINO {openvino.__version__.partition('-')[0]}, "
             + ("int8 and " if bundle.manifest.precision == "int8" else "")
-            + precision["INFERENCE_PRECISION_HINT"]
+            + precision
         )
 
     def run(self, batch: WindowBatch) -> DecodedWindows:
@@ -100,6 +109,15 @@ class OpenVINOEngine:
     def close(self) -> None:
         """OpenVINO frees a compiled graph with its last reference."""
         self._requests.close()
+
+
+def _forms(settings: EngineSettings) -> list[dict[str, str]]:
+    """Options of `compile_model`, the one that divides the threads last."""
+    if settings.streams is not None:
+        return [{"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": str(settings.streams)}]
+    if cpu_threads(settings) == 1:
+        return [{"PERFORMANCE_HINT": "LATENCY"}]
+    return [{"PERFORMANCE_HINT": "LATENCY"}, {"PERFORMANCE_HINT": "THROUGHPUT"}]
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ An engine prepares kernels for a length when it first sees it: some 10 ms each o
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -36,9 +37,13 @@ def parse_lengths(text: str, longest: int) -> list[int]:
 
 
 def warm_up(engine: Engine, tokenizer: Tokenizer, lengths: list[int]) -> None:
-    """One window for each bucket of these lengths; at the least one, so that an engine that can't
-    run fails at the start. Raises EngineError."""
-    for length in sorted({bucket(engine.buckets, n) for n in lengths}) or engine.buckets[:1]:
-        ids = np.full(length, tokenizer.pad_id, dtype=np.int32)
-        window = Window(ids, 1, length - 1, 1, length - 1, 0)
-        engine.run(WindowBatch.pad([window], [1], length=length, pad_id=tokenizer.pad_id))
+    """One window for each bucket of these lengths, alone and in all slots at a time, which may be
+    other kernels; at the least one, so that an engine that can't run fails at the start. Raises
+    EngineError."""
+    with ThreadPoolExecutor(engine.slots) as side_by_side:
+        for length in sorted({bucket(engine.buckets, n) for n in lengths}) or engine.buckets[:1]:
+            ids = np.full(length, tokenizer.pad_id, dtype=np.int32)
+            window = Window(ids, 1, length - 1, 1, length - 1, 0)
+            batch = WindowBatch.pad([window], [1], length=length, pad_id=tokenizer.pad_id)
+            engine.run(batch)
+            list(side_by_side.map(engine.run, [batch] * engine.slots))

@@ -38,8 +38,9 @@ def test_calls_from_many_threads_keep_their_own_results(
     for index, actual in enumerate(together):
         expected = alone[index % len(batches)]
         for field in dataclasses.fields(expected):
-            np.testing.assert_array_equal(
-                getattr(actual, field.name), getattr(expected, field.name)
+            # Alone it had all threads, now a share of them: sums may be made in another order.
+            np.testing.assert_allclose(
+                getattr(actual, field.name), getattr(expected, field.name), atol=1e-4
             )
 
 

@@ -31,8 +31,10 @@ def test_what_is_no_length_is_refused_by_name(text: str) -> None:
 @pytest.mark.parametrize(
     ("lengths", "expected"), [([], [16]), ([5, 16, 17, 100], [16, 32, 112]), ([512], [512])]
 )
-def test_every_bucket_runs_once(
+def test_every_bucket_runs_alone_and_in_all_slots(
     engine: GatedEngine, tokenizer: Tokenizer, lengths: list[int], expected: list[int]
 ) -> None:
+    engine.slots = 2
     warm_up(engine, tokenizer, lengths)
-    assert [batch.input_ids.shape for batch in engine.batches] == [(1, n) for n in expected]
+    shapes = [batch.input_ids.shape for batch in engine.batches]
+    assert shapes == [(1, n) for n in expected for _ in range(1 + engine.slots)]
