@@ -15,8 +15,10 @@ def most_important(
 ) -> tuple[tuple[int, ...], ...]:
     """Which units each layer keeps, ascending: those with the highest scores over all layers.
 
-    scores: float64 [units] of each layer, not negative. Each layer's are divided by their L2 norm
-        first, as in Michel et al. (2019), "Are Sixteen Heads Really Better than One?".
+    scores: float64 [units] of each layer, not negative. Each layer's are divided by their sum
+        first: gradients of one layer are all larger than those of another. (Michel et al., 2019,
+        "Are Sixteen Heads Really Better than One?", take the L2 norm; by that a layer with a few
+        very large neurons loses nearly all the others.)
     share: of all units, in (0, 1].
     multiple: a layer keeps a multiple of this many, at least one, or all that it has.
 
@@ -26,7 +28,7 @@ def most_important(
     # A layer's units go in blocks, the best ones first: (worth, number in the layer, layer, size).
     blocks: list[tuple[float, int, int, int]] = []
     for layer, order in enumerate(orders):
-        ranked = scores[layer][order] / (np.linalg.norm(scores[layer]) or 1.0)
+        ranked = scores[layer][order] / (scores[layer].sum() or 1.0)
         starts = range(0, len(ranked), multiple)
         # The mean of equal numbers may be another by its last bit.
         worths = np.minimum.accumulate([ranked[at : at + multiple].mean() for at in starts])

@@ -34,7 +34,7 @@ def test_widths_are_multiples_as_near_to_the_share_as_they_allow(
         assert widths == [len(layer) for layer in scores]
 
 
-def test_layers_are_compared_by_what_is_of_their_own_norm() -> None:
+def test_layers_are_compared_by_shares_of_their_own_sums() -> None:
     """A layer whose gradients are a thousand times as large is no more important for that."""
     small, large = np.array([4.0, 3.0, 0.0, 0.0]), np.array([4000.0, 3000.0, 1.0, 1.0])
     assert most_important([small, large], 0.5, 1) == ((0, 1), (0, 1))
