@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +71,7 @@ def first_ones(architecture: Architecture) -> Kept:
 def narrow(network: PreTrainedModel, kept: Kept) -> None:
     """Leave of a network what is kept; its config says how much that is, layer by layer.
 
-    Transformers' attentions count their heads by what they are given, so that it computes on.
+    Of a family that `narrows`: Transformers' attentions count their heads by what they are given.
     """
     architecture = architecture_of(network.config)
     size = architecture.head_size
@@ -87,11 +88,9 @@ def narrow(network: PreTrainedModel, kept: Kept) -> None:
     setattr(network.config, INTERMEDIATE_BY_LAYER, [len(neurons) for neurons in kept.neurons])
 
 
-def _select(
-    network: PreTrainedModel, name: str, places: list[int] | tuple[int, ...], *, dim: int
-) -> None:
+def _select(network: PreTrainedModel, name: str, places: Sequence[int], *, dim: int) -> None:
     """dim: 0 for the outputs of a linear layer, 1 for its inputs."""
     linear = network.get_submodule(name)
     assert isinstance(linear, torch.nn.Linear)
     with torch.no_grad():
-        network.set_submodule(name, prune_linear_layer(linear, torch.LongTensor(places), dim))
+        network.set_submodule(name, prune_linear_layer(linear, torch.LongTensor(list(places)), dim))

@@ -61,7 +61,8 @@ def prune(
     """
     file = output / KEPT
     if file.is_file():
-        kept = Kept(**json.loads(file.read_text(encoding="utf-8")))
+        noted = json.loads(file.read_text(encoding="utf-8"))
+        kept = Kept(*(tuple(map(tuple, noted[name])) for name in ("heads", "neurons")))
     else:
         pad_id = model.make_tokenizer().pad_id
         found = importance(model, features, pad_id, settings, console)
@@ -79,6 +80,7 @@ def prune(
 
 
 def choose(found: Importance, settings: FinetuneSettings, head_size: int, multiple: int) -> Kept:
+    """multiple: as of `prune`."""
     heads = multiple // math.gcd(multiple, head_size)
     return Kept(
         most_important(found.heads, settings.keep_heads, heads),

@@ -121,6 +121,7 @@ def test_a_pruned_checkpoint_is_built_and_loaded(
     assert pruned.architecture.num_attention_heads == 4
     assert_near(in_graph(pruned, window), expected)
 
+    assert load_model(str(folder)).has_span_head
     model = load_model(str(tmp_path))
     assert model.architecture.attention_heads_by_layer == (3, 1)
     feature = Feature(window.input_ids, window.context_start, 0, 0)
