@@ -43,9 +43,9 @@ def importance(
 
     Its output is multiplied by a gate of 1, and what is summed over the windows is the magnitude
     of the gate's gradient: |output · gradient|, of all tokens of a window together (Michel et al.,
-    2019; the "gain" of McCarley et al., 2019). The loss is the span loss, whoever the teacher is:
-    that of a student from itself has no gradient. In float32, without dropout, on up to WINDOWS
-    windows drawn by the seed.
+    2019, of heads; McCarley et al., 2019, of both). The loss is the span loss, whoever the teacher
+    is: how far a model is from itself has no gradient. In float32, without dropout, on up to
+    WINDOWS windows drawn by the seed.
     """
     names = layer_names(model.architecture)
     heads = model.architecture.attention_heads_by_layer
