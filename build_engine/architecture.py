@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 Shape = tuple[int, ...]
 
+# Fields of `config.json` that a pruned checkpoint has, and Transformers doesn't know.
+HEADS_BY_LAYER = "attention_heads_by_layer"
+INTERMEDIATE_BY_LAYER = "intermediate_size_by_layer"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -14,6 +18,8 @@ class Architecture:
     type_vocab_size: 0 where the model doesn't tell segments apart.
     max_position_embeddings: the longest window, in tokens.
     first_position: which row of the checkpoint's table of positions the first token has.
+    attention_heads_by_layer, intermediate_size_by_layer: what each layer has of
+        `num_attention_heads` and `intermediate_size`: all, unless it was pruned.
     """
 
     model_type: str
@@ -28,7 +34,14 @@ class Architecture:
     first_position: int
     hidden_act: str
     layer_norm_eps: float
+    attention_heads_by_layer: tuple[int, ...]
+    intermediate_size_by_layer: tuple[int, ...]
 
     @property
     def head_size(self) -> int:
+        """The same in all layers."""
         return self.hidden_size // self.num_attention_heads
+
+    def attention_size(self, index: int) -> int:
+        """How wide the queries, keys and values of a layer are."""
+        return self.attention_heads_by_layer[index] * self.head_size

@@ -36,6 +36,20 @@ class Config:
             raise BuildError(f"{CONFIG}: {name} is not a whole number over {lowest - 1}: {value!r}")
         return value
 
+    def sizes(self, name: str, count: int, largest: int) -> tuple[int, ...]:
+        """Raises BuildError for what is no list of `count` whole numbers from 1 to `largest`."""
+        value = self.value(name)
+        if (
+            not isinstance(value, list)
+            or len(value) != count
+            or not all(type(size) is int and 1 <= size <= largest for size in value)
+        ):
+            raise BuildError(
+                f"{CONFIG}: {name} is not a list of {count} whole numbers from 1 to {largest}: "
+                f"{value!r}"
+            )
+        return tuple(value)
+
     def number(self, name: str) -> float:
         """Raises BuildError for what is no number."""
         value = self.value(name)

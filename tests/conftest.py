@@ -175,12 +175,19 @@ def tiny_checkpoint(
     """Makes a question-answering checkpoint with random weights in a new folder.
 
     `tiny_checkpoint("bert", dtype="float16", hidden_act="relu")`: the keywords that it doesn't
-    know are those of Transformers' config.
+    know are those of Transformers' config; with the fields of a pruned checkpoint it is one.
     """
 
     def make(model_type: str = "electra", *, dtype: str = "float32", **config: Any) -> Path:
         import torch
         from transformers import AutoConfig, AutoModelForQuestionAnswering
+
+        from electra_qa.build_engine.finetune.narrowing import (
+            architecture_of,
+            first_ones,
+            is_pruned,
+            narrow,
+        )
 
         shape: dict[str, Any] = {
             "vocab_size": 30522,
@@ -201,6 +208,8 @@ def tiny_checkpoint(
         model: Any = AutoModelForQuestionAnswering.from_config(
             AutoConfig.for_model(model_type, **shape)
         )
+        if is_pruned(model.config):
+            narrow(model, first_ones(architecture_of(model.config)))
         randomize(model)
         folder = tmp_path_factory.mktemp(f"tiny-{model_type}-", numbered=True)
         model.to(getattr(torch, dtype)).save_pretrained(folder)

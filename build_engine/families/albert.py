@@ -31,6 +31,7 @@ class AlbertArchitecture(Architecture):
 
 class Albert(Electra):
     prefix: ClassVar[str] = "albert."
+    narrows: ClassVar[bool] = False
     special_tokens: ClassVar[SpecialTokens] = SpecialTokens(pad="<pad>", unk="<unk>")
     defaults: ClassVar[Mapping[str, Any]] = {
         **Electra.defaults,

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from electra_qa.tokenization import SpecialTokens
 
-from ..architecture import Architecture, Shape
+from ..architecture import HEADS_BY_LAYER, INTERMEDIATE_BY_LAYER, Architecture, Shape
 from ..columns import Columns
-from ..config import Config
+from ..config import CONFIG, Config
 from ..errors import BuildError
 from ..writer import Op, Weights, Writer
 
@@ -43,11 +43,13 @@ class Bert:
     special_tokens: where the checkpoint's own files don't name them.
     defaults: of `config.json`, those of Transformers' configuration class.
     segments: whether question and context are told apart by an embedding.
+    narrows: whether a layer may have fewer heads and neurons than another.
     """
 
     prefix: ClassVar[str] = "bert."
     special_tokens: ClassVar[SpecialTokens] = SpecialTokens()
     segments: ClassVar[bool] = True
+    narrows: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {
         "vocab_size": 30522,
         "hidden_size": 768,
@@ -72,6 +74,7 @@ class Bert:
             raise BuildError(
                 f"num_attention_heads must divide hidden_size ({hidden_size}), got {heads}"
             )
+        layers, intermediate = config.size("num_hidden_layers"), config.size("intermediate_size")
         segments = config.size("type_vocab_size", lowest=0)
         first_position = self.first_position(config)
         return Architecture(
@@ -79,15 +82,27 @@ class Bert:
             vocab_size=config.size("vocab_size"),
             embedding_size=self.embedding_size(config),
             hidden_size=hidden_size,
-            num_hidden_layers=config.size("num_hidden_layers"),
+            num_hidden_layers=layers,
             num_attention_heads=heads,
-            intermediate_size=config.size("intermediate_size"),
+            intermediate_size=intermediate,
             max_position_embeddings=config.size("max_position_embeddings") - first_position,
             type_vocab_size=segments if self.segments and segments > 1 else 0,
             first_position=first_position,
             hidden_act=config.one_of("hidden_act", ACTIVATIONS),
             layer_norm_eps=config.number("layer_norm_eps"),
+            attention_heads_by_layer=self._by_layer(config, HEADS_BY_LAYER, layers, heads),
+            intermediate_size_by_layer=self._by_layer(
+                config, INTERMEDIATE_BY_LAYER, layers, intermediate
+            ),
         )
+
+    def _by_layer(self, config: Config, name: str, layers: int, whole: int) -> tuple[int, ...]:
+        if config.fields.get(name) is None:
+            return (whole,) * layers
+        if not self.narrows:
+            model_type = config.value("model_type")
+            raise BuildError(f"{CONFIG} has {name}, but a {model_type} can't be pruned")
+        return config.sizes(name, layers, whole)
 
     def embedding_size(self, config: Config) -> int:
         return config.size("hidden_size")
@@ -108,13 +123,16 @@ class Bert:
             shapes[SEGMENTS] = (architecture.type_vocab_size, embedding)
         if self.projects(architecture):
             shapes |= linear("embeddings_project", embedding, hidden)
-        for layer in self.layer_names(architecture):
+        for index in range(architecture.num_hidden_layers):
+            layer = self.layer_name(architecture, index)
+            attention = architecture.attention_size(index)
+            intermediate = architecture.intermediate_size_by_layer[index]
             for part in ("query", "key", "value"):
-                shapes |= linear(f"{layer}.attention.self.{part}", hidden, hidden)
-            shapes |= linear(f"{layer}.attention.output.dense", hidden, hidden)
+                shapes |= linear(f"{layer}.attention.self.{part}", hidden, attention)
+            shapes |= linear(f"{layer}.attention.output.dense", attention, hidden)
             shapes |= norm(f"{layer}.attention.output.LayerNorm", hidden)
-            shapes |= linear(f"{layer}.intermediate.dense", hidden, architecture.intermediate_size)
-            shapes |= linear(f"{layer}.output.dense", architecture.intermediate_size, hidden)
+            shapes |= linear(f"{layer}.intermediate.dense", hidden, intermediate)
+            shapes |= linear(f"{layer}.output.dense", intermediate, hidden)
             shapes |= norm(f"{layer}.output.LayerNorm", hidden)
         return shapes
 
@@ -235,15 +253,16 @@ class Bert:
     ) -> ir.Value:
         op = writer.op
         name = f"{self.layer_name(architecture, index)}.attention"
+        heads, head_size = architecture.attention_heads_by_layer[index], architecture.head_size
         by_head = {}
         for part in ("query", "key", "value"):
             with writer.scope(part):
                 projected = writer.linear(hidden, f"{name}.self.{part}")
-                shape = [0, 0, architecture.num_attention_heads, architecture.head_size]
-                by_head[part] = op.Transpose(op.Reshape(projected, shape), perm=[0, 2, 1, 3])
+                projected = op.Reshape(projected, [0, 0, heads, head_size])
+                by_head[part] = op.Transpose(projected, perm=[0, 2, 1, 3])
         scores = self.scores(writer, architecture, index, by_head["query"], by_head["key"], shared)
         mixed = op.MatMul(op.Softmax(scores, axis=-1), by_head["value"])
-        mixed = op.Reshape(op.Transpose(mixed, perm=[0, 2, 1, 3]), [0, 0, architecture.hidden_size])
+        mixed = op.Reshape(op.Transpose(mixed, perm=[0, 2, 1, 3]), [0, 0, heads * head_size])
         with writer.scope("output"):
             return writer.linear(mixed, f"{name}.output.dense")
 

@@ -70,6 +70,7 @@ class DebertaV2Architecture(Architecture):
 
 class DebertaV2(Bert):
     prefix: ClassVar[str] = "deberta."
+    narrows: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {
         **Bert.defaults,
         "vocab_size": 128100,

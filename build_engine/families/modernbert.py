@@ -63,6 +63,7 @@ class ModernBertArchitecture(Architecture):
 
 class ModernBert(Bert):
     prefix: ClassVar[str] = "model."
+    narrows: ClassVar[bool] = False
     segments: ClassVar[bool] = False
     defaults: ClassVar[Mapping[str, Any]] = {
         **Bert.defaults,

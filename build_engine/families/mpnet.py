@@ -42,6 +42,7 @@ class MpnetArchitecture(Architecture):
 
 class Mpnet(Roberta):
     prefix: ClassVar[str] = "mpnet."
+    narrows: ClassVar[bool] = False
     special_tokens: ClassVar[SpecialTokens] = SpecialTokens(
         "<s>", "</s>", "<pad>", "[UNK]", separators=2
     )

@@ -22,13 +22,15 @@ from transformers import (
 
 from electra_qa.tokenization import SpecialTokens, Tokenizer
 
-from ..architecture import Architecture
+from ..architecture import HEADS_BY_LAYER, INTERMEDIATE_BY_LAYER, Architecture
 from ..checkpoint import read_special_tokens
-from ..config import CONFIG, Config, read_json
+from ..config import CONFIG, read_json
 from ..errors import BuildError
 from ..families import family_of
 from ..hub import fetch
 from ..tokenizer_files import read_tokenizer
+from ..weights import read_weights
+from .narrowing import architecture_of, first_ones, is_pruned, narrow
 from .settings import Autocast
 from .tokenizer_config import tokenizer_config
 
@@ -69,6 +71,7 @@ class QaModel:
     network: one of Transformers' models for question answering.
     tokenizer: the content of a `tokenizer.json`.
     tokenizer_config: of the `tokenizer_config.json` beside it.
+    has_span_head: whether it came with one; else it begins at random.
     """
 
     network: PreTrainedModel
@@ -76,6 +79,7 @@ class QaModel:
     tokenizer: str
     tokenizer_config: Mapping[str, Any]
     special_tokens: SpecialTokens
+    has_span_head: bool
 
     @property
     def longest_input(self) -> int:
@@ -115,16 +119,14 @@ def load_model(
         config.num_labels = 2  # start and end, whatever it was trained for before
         _set_dropout(config, "hidden_dropout_prob", hidden_dropout_prob)
         _set_dropout(config, "attention_probs_dropout_prob", attention_probs_dropout_prob)
-        network = _load(folder, config)
+        network, has_span_head = _load(folder, config)
     except BuildError:
         raise
     except Exception as error:  # whatever the readers of weights and Transformers raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BuildError(f"{source} can't be loaded: {reason}") from error
     family = family_of(network.config.model_type)
-    # `architectures` is of what the encoder was trained for before.
-    fields = {k: v for k, v in network.config.to_dict().items() if k != "architectures"}
-    architecture = family.architecture(Config(fields, family.defaults))
+    architecture = architecture_of(network.config)
     head = family.stored_name("qa_outputs.weight").removesuffix(".weight")
     _keep_in_float32(network, head)
     tokenizer = read_tokenizer(folder, do_lower_case=do_lower_case)
@@ -140,6 +142,7 @@ def load_model(
             segments=architecture.type_vocab_size > 0,
         ),
         read_special_tokens(family, folder),
+        has_span_head,
     )
 
 
@@ -172,10 +175,23 @@ def _set_dropout(config: PreTrainedConfig, option: str, value: float | None) -> 
         setattr(config, name, value)
 
 
-def _load(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+def _load(folder: Path, config: PreTrainedConfig) -> tuple[PreTrainedModel, bool]:
+    """(the network, whether its span head is in the files)."""
     # On a CPU the plain product of matrices is faster to train than fused attention; on a GPU
     # Transformers takes what the model has.
     attention = None if torch.cuda.is_available() else "eager"
+    if is_pruned(config):
+        network, has_span_head = _load_pruned(folder, config, attention), True
+    else:
+        network, has_span_head = _load_whole(folder, config, attention)
+    if isinstance(network, BertForQuestionAnswering):
+        return _as_electra(network, attention), has_span_head
+    return network, has_span_head
+
+
+def _load_whole(
+    folder: Path, config: PreTrainedConfig, attention: str | None
+) -> tuple[PreTrainedModel, bool]:
     network, report = AutoModelForQuestionAnswering.from_pretrained(
         folder,
         config=config,
@@ -186,9 +202,25 @@ def _load(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     encoder = f"{network.base_model_prefix}."
     if lacking := sorted(name for name in report["missing_keys"] if name.startswith(encoder)):
         raise BuildError(f"the weights lack {lacking[0]}, which {CONFIG} asks for")
-    if isinstance(network, BertForQuestionAnswering):
-        return _as_electra(network, attention)
     assert isinstance(network, PreTrainedModel)
+    return network, not report["missing_keys"]
+
+
+def _load_pruned(folder: Path, config: PreTrainedConfig, attention: str | None) -> PreTrainedModel:
+    """Transformers' classes know one width for all layers: the whole network is made first, made
+    narrow, and given the weights then."""
+    kept = first_ones(architecture_of(config))
+    for name in (HEADS_BY_LAYER, INTERMEDIATE_BY_LAYER):
+        setattr(config, name, None)  # the network that is made now is whole
+    network: PreTrainedModel = AutoModelForQuestionAnswering.from_config(
+        config, dtype=torch.float32, attn_implementation=attention
+    )
+    narrow(network, kept)
+    stored = read_weights(folder)
+    for name in network.state_dict():
+        if name not in stored:
+            raise BuildError(f"the weights lack {name}, which {CONFIG} asks for")
+    network.load_state_dict({name: torch.tensor(tensor) for name, tensor in stored.items()})
     return network
 
 
@@ -199,6 +231,8 @@ def _as_electra(bert: BertForQuestionAnswering, attention: str | None) -> PreTra
         attn_implementation=attention,
         dtype=torch.float32,
     )
+    if is_pruned(bert.config):
+        narrow(electra, first_ones(architecture_of(bert.config)))
     weights = {
         name.replace("bert.", "electra.", 1): tensor for name, tensor in bert.state_dict().items()
     }

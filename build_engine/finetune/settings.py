@@ -82,6 +82,15 @@ class FinetuneSettings:
     distillation_temperature: float = setting(
         2.0, "Both models' logits are divided by this in the teacher's part.", minimum=0.01
     )
+    keep_intermediate: float = setting(
+        1.0,
+        "Share of the feed-forward neurons that are kept, over 0; those that matter least are "
+        "taken out before the training. The teacher is the whole model, but for --teacher.",
+        minimum=0,
+    )
+    keep_heads: float = setting(
+        1.0, "Share of the attention heads that are kept, likewise.", minimum=0
+    )
     logging_steps: int = setting(50, "Steps between two lines of progress.", minimum=1)
     save_steps: int = setting(500, "Steps between two checkpoints to resume from.", minimum=1)
     eval_steps: int | None = setting(
@@ -99,6 +108,14 @@ class FinetuneSettings:
             if kind not in KINDS:
                 raise ValueError(f"negative_kinds has {kind!r}; there are {', '.join(KINDS)}")
         return kinds
+
+    @property
+    def prunes(self) -> bool:
+        """Whether anything is taken out. Raises ValueError for a share that is none."""
+        for name in ("keep_intermediate", "keep_heads"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be over 0 and at most 1, got {getattr(self, name)}")
+        return min(self.keep_intermediate, self.keep_heads) < 1
 
     def windows(self, special_tokens: SpecialTokens) -> WindowSettings:
         """Raises ValueError where no context would fit beside the longest question."""

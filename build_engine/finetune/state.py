@@ -23,6 +23,8 @@ OPTIMIZER = "optimizer.safetensors"
 STEP = "step.json"
 # The logits of a teacher, which the run waited for.
 TEACHER = "teacher.safetensors"
+# Which heads and neurons were not pruned.
+KEPT = "kept.json"
 PREFIX = "checkpoint-"
 
 
@@ -66,7 +68,7 @@ def clear(output: Path) -> None:
     """Remove what a run left for being resumed."""
     for checkpoint in output.glob(f"{PREFIX}*"):
         shutil.rmtree(checkpoint)
-    for name in (RUN, TEACHER):
+    for name in (RUN, TEACHER, KEPT):
         (output / name).unlink(missing_ok=True)
 
 

@@ -28,6 +28,7 @@ from .losses import distillation_loss, span_loss
 from .model import QaModel, load_model, save_checkpoint, span_logits
 from .optimizer import make_optimizer, set_learning_rate
 from .progress import Progress
+from .pruning import check_prunable, prune
 from .settings import FinetuneData, FinetuneSettings
 from .teacher import pad_logits, teacher_logits
 
@@ -63,6 +64,7 @@ def finetune(
     Raises BuildError, and SquadError for a file that is none of SQuAD's.
     """
     device = _device(settings)
+    prunes = settings.prunes
     started = time.monotonic()
     identity = _identity(data, settings)
     checkpoint = state.check(output, identity, resume=resume)
@@ -74,6 +76,8 @@ def finetune(
         hidden_dropout_prob=settings.hidden_dropout_prob,
         attention_probs_dropout_prob=settings.attention_probs_dropout_prob,
     )
+    if prunes:
+        check_prunable(model)
     if settings.max_seq_length > model.longest_input:
         raise BuildError(
             f"max_seq_length must be at most {model.longest_input}, the positions of the model, "
@@ -87,9 +91,9 @@ def finetune(
     _describe(examples, features, console)
     state.begin(output, identity)
     teacher: list[torch.Tensor] = []
-    if data.teacher:
+    if name := _teacher(data, settings):
         teacher = teacher_logits(
-            data.teacher,
+            name,
             model,
             features,
             max_length=settings.max_seq_length,
@@ -99,6 +103,8 @@ def finetune(
             console=console,
         )
     torch.nn.Module.to(model.network, device)  # Transformers' own `to` has no types
+    if prunes:
+        model = prune(model, features, settings, output, console)
     run = _Run(settings, device, model, tokenizer, features, teacher, examples)
     evaluation = _train(run, output, checkpoint, console)
     save_checkpoint(
@@ -209,6 +215,11 @@ def _device(settings: FinetuneSettings) -> torch.device:
     return torch.device("cuda")
 
 
+def _teacher(data: FinetuneData, settings: FinetuneSettings) -> str | None:
+    """What is left of a pruned model learns from the whole one."""
+    return data.teacher or (data.model if settings.prunes else None)
+
+
 def _identity(data: FinetuneData, settings: FinetuneSettings) -> dict[str, Any]:
     """What two parts of one run have in common."""
     files = {
@@ -246,12 +257,15 @@ def _report(
     """training.json: what was run on what, and what came of it. Of files the names alone."""
     import transformers
 
+    teacher = _teacher(data, run.settings)
     content = {
         "model_name_or_path": Path(data.model).name if Path(data.model).is_dir() else data.model,
         "train_file": [path.name for path in data.train_files],
         "question_edits": data.question_edits and data.question_edits.name,
-        "teacher": data.teacher and Path(data.teacher).name,
+        "teacher": teacher and Path(teacher).name,
         "settings": dataclasses.asdict(run.settings),
+        "attention_heads_by_layer": run.model.architecture.attention_heads_by_layer,
+        "intermediate_size_by_layer": run.model.architecture.intermediate_size_by_layer,
         "questions": len(run.examples.train),
         "windows": len(run.features),
         "made_negatives": dict(run.examples.made),

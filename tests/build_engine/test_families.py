@@ -134,6 +134,39 @@ def test_a_modernbert_config_of_transformers_4_means_the_same() -> None:
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta is not a number: None"),
         ("modernbert", {"hidden_activation": "mish"}, "hidden_act is 'mish'"),
         ("modernbert", {"hidden_size": 12}, "rotary positions need an even head size, got 1"),
+        (
+            "bert",
+            {"attention_heads_by_layer": [12] * 11},
+            "attention_heads_by_layer is not a list of 12 whole numbers from 1 to 12: [12, 12",
+        ),
+        (
+            "electra",
+            {"attention_heads_by_layer": [4] * 11 + [5]},
+            "attention_heads_by_layer is not a list of 12 whole numbers from 1 to 4: [4, 4",
+        ),
+        (
+            "distilbert",
+            {"intermediate_size_by_layer": [3072] * 5 + [0]},
+            "intermediate_size_by_layer is not a list of 6 whole numbers from 1 to 3072: [3072",
+        ),
+        (
+            "roberta",
+            {"intermediate_size_by_layer": [True] * 12},
+            "intermediate_size_by_layer is not a list of 12 whole numbers from 1 to 3072: [True",
+        ),
+        (
+            "roberta",
+            {"intermediate_size_by_layer": 64},
+            "intermediate_size_by_layer is not a list of 12 whole numbers from 1 to 3072: 64",
+        ),
+        *(
+            (
+                model_type,
+                {"attention_heads_by_layer": [1]},
+                f"config.json has attention_heads_by_layer, but a {model_type} can't be pruned",
+            )
+            for model_type in ("albert", "deberta-v2", "modernbert", "mpnet")
+        ),
     ],
 )
 def test_what_a_family_does_not_compute_is_refused(
@@ -165,8 +198,10 @@ def in_openvino(model: onnx.ModelProto, batch: WindowBatch) -> list[np.ndarray]:
 
 
 # DistilBERT and those of RoBERTa's kind have BERT's graph.
+PRUNED = {"attention_heads_by_layer": [3, 1], "intermediate_size_by_layer": [16, 40]}
 CASES = (
     "bert",
+    "electra, pruned",
     "mpnet",
     "albert",
     "deberta-v2, as xlarge",
@@ -177,7 +212,7 @@ CASES = (
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tiny_checkpoint: Checkpoints) -> Checkpoint:
-    model_type, config = SHAPES[request.param]
+    model_type, config = (SHAPES | {"electra, pruned": ("electra", PRUNED)})[request.param]
     return load_checkpoint(str(tiny_checkpoint(model_type, **config)))
 
 

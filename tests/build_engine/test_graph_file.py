@@ -157,6 +157,7 @@ def test_writing_holds_one_weight_at_a_time(
     architecture = dataclasses.replace(
         small.architecture, vocab_size=2000, embedding_size=256, hidden_size=256,
         intermediate_size=2048, num_hidden_layers=8,
+        attention_heads_by_layer=(4,) * 8, intermediate_size_by_layer=(2048,) * 8,
     )  # fmt: skip
     shapes = small.family.shapes(architecture)
     checkpoint = dataclasses.replace(small, architecture=architecture, weights=Made(shapes))

@@ -80,6 +80,16 @@ def test_each_family_is_packed_and_computes_the_same(
     np.testing.assert_allclose(logits(got), logits(content), rtol=0, atol=tolerance)
 
 
+def test_layers_of_unlike_widths_are_packed(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_checkpoint("electra", attention_heads_by_layer=[3, 1])
+    content = build(folder, tmp_path / "bundle").graph_path.read_bytes()
+    got = packed(content, tmp_path / "bundle")
+    assert products(content) - products(got) == 2 * 2
+    np.testing.assert_allclose(logits(got), logits(content), rtol=0, atol=1e-6)
+
+
 def test_int8_is_packed_and_computes_the_same() -> None:
     bundle = load_bundle(DEFAULT_BUNDLE)
     content = bundle.graph_path.read_bytes()
