@@ -118,7 +118,7 @@ def show(turns: Mapping[str, Sequence[Turn]]) -> None:
 @click.option("--bundle", "bundle_path", type=click.Path(exists=True, path_type=Path))
 @click.option("--questions", "count", default=600, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--streams", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--streams", type=click.IntRange(min=1), help="[default: the engine's own choice]")
 @click.option("--max-batch-tokens", type=click.IntRange(min=1))
 @click.option("--metrics-port", default=9464, show_default=True)
 def main(
@@ -126,7 +126,7 @@ def main(
     bundle_path: Path | None,
     count: int,
     rounds: int,
-    streams: int,
+    streams: int | None,
     max_batch_tokens: int | None,
     metrics_port: int,
 ) -> None:
@@ -144,8 +144,9 @@ def main(
         "batch": serialized_requests(workload, "batch", BATCH_QUESTIONS, rng),
     }
     metrics = f"127.0.0.1:{metrics_port}"
-    arguments = ["--metrics-address", metrics, "--streams", str(streams)]
-    arguments += ["--max-batch-tokens", str(engine.batch_tokens)]
+    arguments = ["--metrics-address", metrics, "--max-batch-tokens", str(engine.batch_tokens)]
+    if streams is not None:
+        arguments += ["--streams", str(streams)]
     click.echo(f"{engine.device}, {engine.batch_tokens} tokens a batch, {len(windows)} windows")
     turns: dict[str, list[Turn]] = {"bare engine": [], "unary": [], "batch": []}
     bare(engine, batches, tokens)

@@ -140,8 +140,9 @@ def cpu_streams(threads: int) -> int:
 
 
 def cpu_batch_tokens(settings: EngineSettings, threads_per_stream: int) -> int:
-    """512 tokens a thread are as fast as more, and keep the next batch waiting no longer."""
-    return settings.max_batch_tokens or 512 * threads_per_stream
+    """512 tokens a thread, and no fewer than 1,024: each batch costs something by itself, most of
+    it for a shape that is not that of the batch before. More keep the next batch waiting longer."""
+    return settings.max_batch_tokens or max(1024, 512 * threads_per_stream)
 
 
 def bucket(buckets: tuple[int, ...], length: int) -> int:
