@@ -45,8 +45,8 @@ def bundle_engine(path: Path, streams: int | None) -> Contestant:
     return Contestant(_name(path, streams), engine.slots, engine.run)
 
 
-def foreign_graph(path: Path, streams: int | None, hint: str) -> Contestant:
-    config = {"PERFORMANCE_HINT": hint if streams is None else "LATENCY"}
+def foreign_graph(path: Path, streams: int | None) -> Contestant:
+    config = {"PERFORMANCE_HINT": "THROUGHPUT"}
     if streams is not None:
         config["NUM_STREAMS"] = str(streams)
     compiled = openvino_core().compile_model(str(path), "CPU", config)
@@ -110,9 +110,7 @@ def main(
     bundles = bundles or (default_bundle_path(),)
     batches = batches_of(load_bundle(bundles[0]), data, questions, batch_tokens)
     contestants = [bundle_engine(path, count or None) for path in bundles for count in streams]
-    contestants += [
-        foreign_graph(path, count or None, "THROUGHPUT") for path in graphs for count in streams
-    ]
+    contestants += [foreign_graph(path, count or None) for path in graphs for count in streams]
     rates: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for number in range(rounds + 1):  # the first one compiles kernels
         for contestant in contestants:

@@ -62,7 +62,8 @@ class OpenVINOEngine:
         """Raises EngineError where OpenVINO does not take the graph."""
         self.buckets = steps(CPU_LENGTH_STEP, bundle.manifest.max_seq_length_limit)
         core = openvino_core()
-        config = precision_config(core, bundle)
+        # Unpinned, an engine's thread moves on where the rest of the server needs its core.
+        config = precision_config(core, bundle) | {"ENABLE_CPU_PINNING": "NO"}
         precision = config["INFERENCE_PRECISION_HINT"]
         # Which CPUs it may run on OpenVINO sees by itself, and which of them share a core.
         if settings.threads is not None or usable_cpus() < allowed_cpus():
