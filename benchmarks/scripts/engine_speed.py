@@ -96,7 +96,7 @@ def batches_of(bundle: Bundle, data: Path, questions: int, batch_tokens: int) ->
 @click.option("--graph", "graphs", type=PATH, multiple=True)
 @click.option("--streams", type=int, multiple=True, help="0: the engine's own choice.", default=[0])
 @click.option("--questions", default=300, show_default=True)
-@click.option("--batch-tokens", default=512, show_default=True)
+@click.option("--batch-tokens", default=1024, show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 def main(
     data: Path,
