@@ -19,7 +19,12 @@ from haystack import Document, ExtractedAnswer, Pipeline  # noqa: E402
 
 from electra_qa.client.haystack import ElectraQAReader  # noqa: E402
 
-WORDS = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split()
+# A text that stays as it is, and what pages of ours have besides prose.
+WORDS = [
+    *(Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8").split(),
+    *["`top_k`,", "[it](docs/files.md),", "**5.3:**", "12,232", "don't", "café", "(`id@revision`"]
+    * 20,
+]
 QUERIES = ["Who founded Rome?", "what is it", "How many windows does a batch have, and why so?"]
 # Families without segments, which Haystack's reader leaves out.
 FAMILIES = ["distilbert", "roberta"]
@@ -81,7 +86,8 @@ def test_answers_are_those_of_haystacks_reader(
         texts = documents(seed, 8)
         expected = theirs.run(query, texts, **options)["answers"]
         answers = ours.run(query, texts, **options)["answers"]
-        assert rounded(answers) == rounded(expected)
+        # Answers whose scores are the same to the last digits may change places.
+        assert sorted(rounded(answers), key=repr) == sorted(rounded(expected), key=repr)
         assert [one.score for one in answers] == pytest.approx(
             [one.score for one in expected], abs=1e-4
         )
