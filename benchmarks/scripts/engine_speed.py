@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
-from served_share import sorted_batches, windows_of
+from served_share import sorted_batches, windows_a_second, windows_of
 
 from electra_qa.bundle import Bundle, default_bundle_path, load_bundle
 from electra_qa.engines import EngineSettings, load_engine
@@ -71,14 +69,6 @@ def transformers_inputs(batch: WindowBatch) -> Iterator[tuple[str, np.ndarray]]:
     yield "token_type_ids", ((start <= positions) & (positions <= end)).astype(np.int64)
 
 
-def rate(contestant: Contestant, batches: Sequence[WindowBatch]) -> float:
-    """Windows a second."""
-    started = time.perf_counter()
-    with ThreadPoolExecutor(contestant.slots) as threads:
-        list(threads.map(contestant.run, batches))
-    return sum(len(batch.bounds) for batch in batches) / (time.perf_counter() - started)
-
-
 def _name(path: Path, streams: int | None) -> str:
     return f"{path.stem if path.is_file() else path.name}, {streams or 'its own'} streams"
 
@@ -114,7 +104,7 @@ def main(
     rates: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for number in range(rounds + 1):  # the first one compiles kernels
         for contestant in contestants:
-            measured = rate(contestant, batches)
+            measured = windows_a_second(contestant.run, contestant.slots, batches)
             if number:
                 rates[contestant.name].append(measured)
     first = rates[contestants[0].name]

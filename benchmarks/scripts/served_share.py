@@ -14,7 +14,7 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +77,17 @@ def sorted_batches(engine: Engine, windows: Sequence[Window]) -> list[WindowBatc
 
 
 def bare(engine: Engine, batches: Sequence[WindowBatch], tokens: int) -> Turn:
-    started = time.perf_counter()
-    with ThreadPoolExecutor(engine.slots) as threads:
-        list(threads.map(engine.run, batches))
-    seconds = time.perf_counter() - started
     computed = sum(batch.input_ids.size for batch in batches)
-    return Turn(sum(len(batch.bounds) for batch in batches) / seconds, 1 - tokens / computed)
+    return Turn(windows_a_second(engine.run, engine.slots, batches), 1 - tokens / computed)
+
+
+def windows_a_second(
+    run: Callable[[WindowBatch], object], slots: int, batches: Sequence[WindowBatch]
+) -> float:
+    started = time.perf_counter()
+    with ThreadPoolExecutor(slots) as threads:
+        list(threads.map(run, batches))
+    return sum(len(batch.bounds) for batch in batches) / (time.perf_counter() - started)
 
 
 async def served(address: str, metrics: str, requests: Sequence[bytes], mode: Mode) -> Turn:

@@ -23,8 +23,8 @@ class Forms(Generic[T]):
 
     def __init__(self, latency: T, throughput: Iterable[T]) -> None:
         self._latency: T | None = latency
+        self._latency_is_free = True
         self._free = list(throughput)
-        self._in_use: list[T] = []
         self._calls = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -32,17 +32,11 @@ class Forms(Generic[T]):
     @contextmanager
     def one(self) -> Iterator[T]:
         """Waits until one is free. Raises EngineError."""
-        with self._changed:
-            self._calls += 1
-        member = None
+        member = self._take()
         try:
-            member = self._take()
             yield member
         finally:
-            with self._changed:
-                self._calls -= 1
-                if member is not None:
-                    self._give_back(member)
+            self._give_back(member)
 
     def close(self) -> None:
         """Let go of all of them, of those in use when they are given back."""
@@ -54,23 +48,21 @@ class Forms(Generic[T]):
 
     def _take(self) -> T:
         with self._changed:
+            self._calls += 1
             while not self._closed:
-                if (member := self._next()) is not None:
-                    self._in_use.append(member)
-                    return member
+                if self._calls == 1 and self._latency is not None:
+                    self._latency_is_free = False
+                    return self._latency
+                if self._latency_is_free and self._free:
+                    return self._free.pop(0)
                 self._changed.wait()
             raise EngineError("the engine is closed")
 
-    def _next(self) -> T | None:
-        """What the call at hand may compute with now."""
-        if self._calls == 1:
-            return self._latency
-        if self._latency in self._in_use or not self._free:
-            return None
-        return self._free.pop(0)
-
     def _give_back(self, member: T) -> None:
-        self._in_use.remove(member)
-        if not self._closed and member is not self._latency:
-            self._free.append(member)
-        self._changed.notify_all()
+        with self._changed:
+            self._calls -= 1
+            if member is self._latency:
+                self._latency_is_free = True
+            elif not self._closed:
+                self._free.append(member)
+            self._changed.notify_all()

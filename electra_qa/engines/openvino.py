@@ -71,23 +71,20 @@ class OpenVINOEngine:
         graph = checked_graph(bundle)
         try:
             model = core.read_model(graph.content if not graph.data else str(bundle.graph_path))
-            compiled = [
+            *alone, divided = [
                 core.compile_model(model, "CPU", config | form) for form in _forms(settings)
             ]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO does not take the graph: {_reason(error)}") from error
         if graph.data:  # else no file was opened again
             bundle.check_unchanged([bundle.graph_path.name, *graph.data])
-        divided = compiled[-1]
         threads = divided.get_property("INFERENCE_NUM_THREADS")
         streams = divided.get_property("NUM_STREAMS")  # at most one for each thread
         self.batch_tokens = cpu_batch_tokens(settings, threads // streams)
         self.slots = streams + 1
         side_by_side = [divided.create_infer_request() for _ in range(self.slots)]
         self._requests: Pool[openvino.InferRequest] | Forms[openvino.InferRequest] = (
-            Forms(compiled[0].create_infer_request(), side_by_side)
-            if len(compiled) > 1 and streams > 1
-            else Pool(side_by_side)
+            Forms(alone[0].create_infer_request(), side_by_side) if alone else Pool(side_by_side)
         )
         self.device = (
             f"CPU ({core.get_property('CPU', 'FULL_DEVICE_NAME')}), "

@@ -27,24 +27,20 @@ from electra_qa.build_engine.finetune.importance import importance
 from electra_qa.build_engine.finetune.model import QaModel, load_model, span_logits
 from electra_qa.build_engine.finetune.narrowing import Kept, architecture_of, layer_names, narrow
 from electra_qa.build_engine.finetune.pruning import prune
-from electra_qa.build_engine.finetune.settings import FinetuneData, FinetuneSettings
+from electra_qa.build_engine.finetune.settings import FinetuneData
 from electra_qa.build_engine.finetune.train import finetune
 
-from .test_every_family import SMALL, assert_near, in_graph, window_of
+from .test_every_family import QUICK, SMALL, assert_near, in_graph, window_of
 
 Checkpoints = Callable[..., Path]
 
 # Of a whole one's 2 layers of 4 heads and 48 neurons; the numbers follow no order of widths.
 KEPT = Kept(((0, 2, 3), (1,)), (tuple(range(0, 48, 3)), tuple(range(7, 47))))
 PRUNABLE = [model_type for model_type in model_types() if family_of(model_type).narrows]
-SETTINGS = FinetuneSettings(
-    max_seq_length=64,
-    max_query_length=16,
-    doc_stride=32,
+SETTINGS = dataclasses.replace(
+    QUICK,
     per_gpu_train_batch_size=4,
-    learning_rate=1e-3,
     max_steps=4,
-    save_steps=2,
     hidden_dropout_prob=0.2,
     keep_intermediate=0.5,
     keep_heads=0.5,
